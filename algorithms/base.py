@@ -1,0 +1,48 @@
+"""What an algorithm and a drafter are: the two protocols that everything else is built on."""
+
+from abc import ABC, abstractmethod
+from typing import Protocol, runtime_checkable
+
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from backend.random import RandomStream
+from backend.tree import Accepted, Draft, Proposal, TokenTree
+
+
+@runtime_checkable
+class Drafter(Protocol):
+    """Proposes tokens. It keeps caches of its own and brings them up to date by itself."""
+
+    name: str
+
+    def allocate(self, batch: int, capacity: int) -> None:
+        """Make room for `capacity` tokens per row, drafted ones included."""
+        ...
+
+    def prefill(
+        self, prompts: Int[Tensor, "batch prompt"], lengths: Int[Tensor, " batch"], features: Tensor | None
+    ) -> None:
+        """Start new sequences; `prompts` are right-padded and end before the root."""
+        ...
+
+    def expand(self, tree: TokenTree, nodes: Int[Tensor, "batch frontier"]) -> Float[Tensor, "batch frontier vocab"]:
+        """Log-probabilities (temperature 1, fp32) of the token after each node; -inf where it proposes nothing."""
+        ...
+
+    def commit(self, tree: TokenTree, accepted: Accepted, features: Tensor | None) -> None:
+        """Keep what the accepted path shares with the caches, drop the rest of the tree."""
+        ...
+
+
+class TreeAlgorithm(ABC):
+    """Decides which tree is drafted and which of its nodes are verified. One file per paper."""
+
+    proposal: Proposal = Proposal.DETERMINISTIC
+
+    @abstractmethod
+    def grow(self, tree: TokenTree, random: RandomStream) -> Draft:
+        """Grow the tree from its root. Every random draw comes from `random`, which is fresh in each step."""
+
+    def observe(self, draft: Draft, accepted: Accepted) -> None:  # noqa: B027
+        """Learn from a verified step; adaptive algorithms override this."""

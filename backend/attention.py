@@ -1,0 +1,44 @@
+"""The attention function registered with transformers: every model's layers attend through it."""
+
+from torch import Tensor, nn
+from transformers import AttentionInterface
+
+from backend.errors import TreebenchError
+from backend.ops.reference import tree_attention
+from backend.plan import ForwardPlan
+
+NAME = "treebench"
+
+
+def attend(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    scaling: float | None = None,
+    dropout: float = 0.0,
+    sliding_window: int | None = None,
+    softcap: float | None = None,
+    s_aux: Tensor | None = None,
+    tree_plan: ForwardPlan | None = None,
+    **kwargs: object,
+) -> tuple[Tensor, None]:
+    """Attention over a planned cache: query (batch, head, query, size), key and value the used part of the buffers."""
+    if tree_plan is None:
+        raise TreebenchError(
+            f"{type(module).__name__} does not hand keyword arguments on to its attention function; "
+            "this architecture cannot be tree-verified"
+        )
+    window = sliding_window if sliding_window is not None else getattr(module, "sliding_window", None)
+    scale = scaling if scaling is not None else query.shape[-1] ** -0.5
+    output = tree_attention(query, key, value, tree_plan, scale, window, softcap, s_aux)
+    return output.transpose(1, 2).contiguous(), None
+
+
+def use_tree_attention(model: nn.Module) -> None:
+    """Make a transformers model attend through `attend`. No mask function goes by this name, so it builds no mask."""
+    AttentionInterface.register(NAME, attend)
+    model.set_attn_implementation(NAME)  # type: ignore[operator]
+
+

@@ -1,0 +1,104 @@
+"""One preallocated key-value buffer per model, with a length per row and compaction in place."""
+
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Int
+from torch import Tensor
+from transformers.cache_utils import Cache
+
+from backend.errors import TreebenchError
+from backend.plan import ForwardPlan
+from backend.tree import NO_NODE
+
+
+class LayerShape(NamedTuple):
+    """Sizes of what one attention layer stores per token; keys and values may differ (MLA)."""
+
+    heads: int
+    key_size: int
+    value_size: int
+
+
+class KVCache:
+    """Row b holds its committed tokens in slots [0, lengths[b]); tree nodes of the current step lie behind them.
+
+    Slots past those are garbage that no query sees, kept finite because a masked key still enters as 0 x value.
+    `longest` bounds `lengths` on the host without a device sync; `settle` makes it exact again.
+    """
+
+    def __init__(
+        self, shapes: dict[int, LayerShape], batch: int, capacity: int, dtype: torch.dtype, device: torch.device
+    ) -> None:
+        self.capacity = capacity
+        self.lengths = torch.zeros(batch, dtype=torch.int64, device=device)
+        self.longest = 0
+        self.rows = torch.arange(batch, device=device)[:, None]
+        self.keys: dict[int, Tensor] = {}
+        self.values: dict[int, Tensor] = {}
+        self.stacks: list[Tensor] = []  # (layers, batch, heads, slot, size): one per distinct shape
+        owners = [(self.keys, i, s.heads, s.key_size) for i, s in shapes.items()]
+        owners += [(self.values, i, s.heads, s.value_size) for i, s in shapes.items()]
+        for heads, size in sorted({owner[2:] for owner in owners}):
+            members = [owner[:2] for owner in owners if owner[2:] == (heads, size)]
+            stack = torch.zeros(len(members), batch, heads, capacity, size, dtype=dtype, device=device)
+            self.stacks.append(stack)
+            for (table, layer), buffer in zip(members, stack.unbind(0), strict=True):
+                table[layer] = buffer
+
+    def start(self, lengths: Int[Tensor, " batch"]) -> None:
+        """Begin new sequences: slots below `lengths` count as committed, whatever was there before is forgotten."""
+        self.lengths.copy_(lengths)
+        self.settle()
+
+    def settle(self) -> None:
+        self.longest = int(self.lengths.max())
+
+    def require(self, used: int) -> None:
+        if used > self.capacity:
+            raise TreebenchError(
+                f"the KV cache holds {self.capacity} tokens per sequence but {used} are needed; "
+                "raise backend.tree_slots or shorten the prompts"
+            )
+
+    def write(self, layer: int, keys: Tensor, values: Tensor, plan: ForwardPlan) -> tuple[Tensor, Tensor]:
+        """Store (batch, head, query, size) at the plan's slots; return the used part of both buffers."""
+        for buffer, new in ((self.keys[layer], keys), (self.values[layer], values)):
+            if plan.start is not None:
+                buffer[:, :, plan.start : plan.start + new.shape[2]] = new
+            else:
+                buffer[self.rows, :, plan.slots] = new.transpose(1, 2)
+        return self.keys[layer][:, :, : plan.used], self.values[layer][:, :, : plan.used]
+
+    def keep(self, places: Int[Tensor, "batch path"]) -> None:
+        """Commit the tree entries at `places` (root first, `NO_NODE`-padded): move them behind the prefix, in place.
+
+        Places ascend and place k is at least k, so the gather of all sources precedes the only overlapping stores.
+        """
+        order = torch.arange(places.shape[1], device=places.device)
+        kept = places != NO_NODE
+        source = self.lengths[:, None] + torch.where(kept, places, order)
+        target = self.lengths[:, None] + order
+        for stack in self.stacks:
+            stack[:, self.rows, :, target] = stack[:, self.rows, :, source]
+        self.lengths += kept.sum(1)
+        self.longest += places.shape[1]
+
+
+class PlannedCache(Cache):
+    """What a transformers model sees as its cache during one forward: writes go where the plan says."""
+
+    def __init__(self, cache: KVCache, plan: ForwardPlan) -> None:
+        self.layers = []
+        self.cache = cache
+        self.plan = plan
+
+    def update(self, key_states: Tensor, value_states: Tensor, layer_idx: int, *args: object, **kwargs: object):
+        return self.cache.write(layer_idx, key_states, value_states, self.plan)
+
+    def get_seq_length(self, layer_idx: int = 0) -> int:
+        return 0  # positions are always passed explicitly
+
+    @property
+    def is_compileable(self) -> bool:
+        return False

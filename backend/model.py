@@ -1,0 +1,152 @@
+"""Tree-masked forwards over any Hugging Face causal LM: the one operation behind drafting and verifying."""
+
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+from transformers import PreTrainedModel
+from transformers.cache_utils import Cache
+
+from backend.attention import NAME, use_tree_attention
+from backend.errors import TreebenchError
+from backend.kv_cache import KVCache, LayerShape, PlannedCache
+from backend.plan import ForwardPlan, place_of, prompt_plan, tree_plan
+from backend.timing import Stopwatch
+from backend.tree import Accepted, TokenTree
+
+SUPPORTED_LAYERS = {"full_attention", "sliding_attention", "chunked_attention"}
+
+
+class TreeModel:
+    """A causal LM with a cache that scores tree nodes. The target is one; model-based drafters hold one each.
+
+    `expand` may be called several times on a growing tree; each call adds its nodes to the cache behind the committed
+    prefix, and `commit` keeps the accepted ones. Every ancestor of an expanded node must have been expanded before or
+    with it, and no node twice; `backend.drafters.draft_model.DraftModel` lifts both conditions.
+    """
+
+    def __init__(self, model: PreTrainedModel, shapes: dict[int, LayerShape] | None = None) -> None:
+        self.model = model
+        self.shapes = shapes if shapes is not None else probe(model)
+        self.cache: KVCache | None = None
+        self.entries = torch.empty(0, 0, dtype=torch.int64)
+        self.clock = Stopwatch(model.device)
+
+    @property
+    def device(self) -> torch.device:
+        return self.model.device
+
+    @property
+    def vocab_size(self) -> int:
+        return self.model.get_output_embeddings().weight.shape[0]
+
+    def allocate(self, batch: int, capacity: int) -> None:
+        """Make room for `capacity` tokens per row, committed ones and those of the current tree together."""
+        cache = self.cache
+        if cache is not None and cache.lengths.shape[0] == batch and cache.capacity >= capacity:
+            return
+        limit = max_context(self.model.config)
+        if capacity > limit:
+            raise TreebenchError(f"{capacity} tokens per sequence are needed but the model's context holds {limit}")
+        self.cache = KVCache(self.shapes, batch, capacity, self.model.dtype, self.device)
+
+    def prefill(self, prompts: Int[Tensor, "batch prompt"], lengths: Int[Tensor, " batch"]) -> None:
+        """Cache right-padded prompts, of `lengths` real tokens each, as the committed prefix of every row."""
+        cache = self._cache()
+        cache.require(prompts.shape[1])
+        if prompts.shape[1]:
+            self._forward(prompts, prompt_plan(*prompts.shape, self.device), keep=1)
+        cache.start(lengths)
+        self.entries = lengths.new_empty(prompts.shape[0], 0)
+
+    def expand(self, tree: TokenTree, nodes: Int[Tensor, "batch new"]) -> Float[Tensor, "batch new vocab"]:
+        """Logits after each node (`NO_NODE`: unspecified but finite); one forward for all of them."""
+        cache = self._cache()
+        plan = tree_plan(tree, nodes, self.entries, cache.lengths, cache.longest)
+        return self._score(tree.tokens.gather(1, nodes.clamp(min=0)), nodes, plan)
+
+    def commit(self, tree: TokenTree, accepted: Accepted) -> None:
+        """Keep the accepted path behind the prefix and forget the rest of the tree."""
+        self._cache().keep(place_of(accepted.path, self.entries))
+        self.entries = self.entries[:, :0]
+
+    def settle(self) -> None:
+        """Read the lengths back from the device, so that later forwards read no more of the cache than they need."""
+        self._cache().settle()
+
+    def _score(self, tokens: Tensor, nodes: Tensor, plan: ForwardPlan) -> Tensor:
+        self._cache().require(plan.used)
+        logits = self._forward(tokens, plan, keep=nodes.shape[1])
+        self.entries = torch.cat([self.entries, nodes], 1)
+        return logits
+
+    def _forward(self, tokens: Tensor, plan: ForwardPlan, keep: int) -> Tensor:
+        with self.clock.stage("forward"):
+            output = self.model(
+                input_ids=tokens,
+                position_ids=plan.positions,
+                past_key_values=PlannedCache(self._cache(), plan),
+                use_cache=True,
+                logits_to_keep=keep,
+                tree_plan=plan,
+            )
+        return output.logits
+
+    def _cache(self) -> KVCache:
+        if self.cache is None:
+            raise RuntimeError("call allocate() first")
+        return self.cache
+
+
+def max_context(config: Any) -> int:
+    """Longest sequence the model can be verified on; chunked attention only within its first chunk."""
+    limit = getattr(config, "max_position_embeddings", None) or getattr(config, "n_positions", None) or 1 << 30
+    if "chunked_attention" in (getattr(config, "layer_types", None) or []):
+        limit = min(limit, config.attention_chunk_size)
+    return limit
+
+
+class _ProbeCache(Cache):
+    """Records what each layer stores, and returns it unchanged."""
+
+    def __init__(self) -> None:
+        self.layers = []
+        self.shapes: dict[int, LayerShape] = {}
+
+    def update(self, key_states: Tensor, value_states: Tensor, layer_idx: int, *args: object, **kwargs: object):
+        self.shapes[layer_idx] = LayerShape(key_states.shape[1], key_states.shape[3], value_states.shape[3])
+        return key_states, value_states
+
+    def get_seq_length(self, layer_idx: int = 0) -> int:
+        return 0
+
+
+@torch.inference_mode()
+def probe(model: PreTrainedModel) -> dict[int, LayerShape]:
+    """Switch the model to tree attention and learn its cache layout from a two-token forward.
+
+    Raises TreebenchError, by architecture name, for what cannot be verified as a tree: recurrent or hybrid layers,
+    attention that bypasses transformers' attention interface, rotary scaling that depends on the current length.
+    """
+    config = model.config
+    name = config.model_type
+    refuse = f"the architecture {name!r} cannot be tree-verified: "
+    if config.is_encoder_decoder:
+        raise TreebenchError(refuse + "it is an encoder-decoder")
+    unknown = sorted(set(getattr(config, "layer_types", None) or []) - SUPPORTED_LAYERS)
+    if unknown:
+        raise TreebenchError(refuse + f"its layers of type {', '.join(unknown)} carry state that a tree cannot share")
+    if (getattr(config, "rope_parameters", None) or {}).get("rope_type") == "dynamic":
+        raise TreebenchError(refuse + "its rotary scaling changes with the current length (rope_type dynamic)")
+    cache = _ProbeCache()
+    tokens = torch.zeros(1, 2, dtype=torch.int64, device=model.device)
+    plan = prompt_plan(1, 2, model.device)
+    try:
+        use_tree_attention(model)
+        model(input_ids=tokens, position_ids=plan.positions, past_key_values=cache, use_cache=True, tree_plan=plan)
+    except (ValueError, TypeError, AttributeError, NotImplementedError) as error:
+        raise TreebenchError(refuse + " ".join(str(error).split())) from error
+    if not cache.shapes or config._attn_implementation != NAME:
+        raise TreebenchError(refuse + "its attention does not go through transformers' attention interface")
+    return dict(sorted(cache.shapes.items()))

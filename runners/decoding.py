@@ -1,0 +1,149 @@
+"""The decode loop. It reads as the architecture: grow, verify, accept, commit, observe, record."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import torch
+from jaxtyping import Int
+from torch import Tensor
+
+from algorithms.base import Drafter, TreeAlgorithm
+from backend.acceptance import AcceptanceRule
+from backend.model import TreeModel
+from backend.random import RandomStream
+from backend.sampling import Sampler
+from backend.timing import Stopwatch
+from backend.tree import NO_NODE, Accepted, Draft, TokenTree
+
+
+@dataclass(frozen=True)
+class Decoder:
+    """The parts of one way to decode. Baseline and method differ in algorithm, drafter and nothing else."""
+
+    target: TreeModel
+    algorithm: TreeAlgorithm
+    drafter: Drafter | None
+    rule: AcceptanceRule
+    sampler: Sampler
+    seed: int
+
+
+@dataclass(frozen=True)
+class Request:
+    """A prompt to continue. `sequence` keys its random numbers, so that they do not depend on the batch."""
+
+    sequence: int
+    prompt: list[int]
+
+
+@dataclass(frozen=True)
+class Limits:
+    """`tree_slots` is how many nodes of one step the caches have room for."""
+
+    max_new_tokens: int
+    eos_token_ids: tuple[int, ...]
+    tree_slots: int
+
+
+@dataclass
+class Generation:
+    """Committed tokens per request, up to and including the first end of text or the limit, and the steps behind them.
+
+    `drafts` and `emitted` hold one entry per step for the whole batch; a row takes part while it is in `active`.
+    """
+
+    tokens: list[list[int]]
+    prefill_seconds: float = 0.0
+    seconds: float = 0.0
+    drafts: list[Draft] = field(default_factory=list)
+    emitted: list[list[int]] = field(default_factory=list)  # per step and row; 0 where the row had finished
+
+
+@torch.inference_mode()
+def generate(decoder: Decoder, requests: Sequence[Request], limits: Limits, clock: Stopwatch) -> Generation:
+    """Decode a batch. Prefill is timed apart from the loop."""
+    target, algorithm, drafter = decoder.target, decoder.algorithm, decoder.drafter
+    start = clock.now()
+    progress = prefill(decoder, requests, limits)
+    prefilled = clock.now()
+    while progress.active.any():
+        tree = TokenTree.root(progress.roots)
+        random = RandomStream.keyed(decoder.seed, progress.sequences, progress.positions)
+        with clock.stage("grow"):
+            draft = algorithm.grow(tree, random)
+        with clock.stage("verify"):
+            logits = target.expand(draft.tree, draft.nodes)
+        with clock.stage("accept"):
+            accepted = progress.only_active(decoder.rule(draft, logits, decoder.sampler, random))
+        with clock.stage("commit"):
+            target.commit(draft.tree, accepted)
+            if drafter is not None:
+                drafter.commit(draft.tree, accepted, None)
+            algorithm.observe(draft, accepted)
+            progress.advance(draft, accepted)
+    progress.result.prefill_seconds = prefilled - start
+    progress.result.seconds = clock.now() - prefilled
+    return progress.result
+
+
+class Progress:
+    """Where every row of the batch stands. The root is a row's last committed token, not cached yet."""
+
+    def __init__(self, requests: Sequence[Request], limits: Limits, target: TreeModel) -> None:
+        self.limits = limits
+        self.target = target
+        self.roots = torch.tensor([r.prompt[-1] for r in requests], device=target.device)
+        self.sequences = torch.tensor([r.sequence for r in requests], device=target.device)
+        self.positions = torch.tensor([len(r.prompt) for r in requests], device=target.device)
+        self.active = torch.ones(len(requests), dtype=torch.bool, device=target.device)
+        self.result = Generation([[] for _ in requests])
+
+    def only_active(self, accepted: Accepted) -> Accepted:
+        """Finished rows accept nothing and keep their root."""
+        path = accepted.path.masked_fill(~self.active[:, None], NO_NODE)
+        return Accepted(path, torch.where(self.active, accepted.bonus, self.roots))
+
+    def advance(self, draft: Draft, accepted: Accepted) -> None:
+        """Hand out the emitted tokens. This is the step's one wait for the device."""
+        rows = accepted.emitted(draft.tree).tolist()
+        counts = [self._append(tokens, row) for tokens, row in zip(self.result.tokens, rows, strict=True)]
+        self.result.drafts.append(draft)
+        self.result.emitted.append(counts)
+        self.roots = accepted.bonus
+        self.positions = self.positions + accepted.num_nodes
+        self.active = torch.tensor([not self._finished(t) for t in self.result.tokens], device=self.active.device)
+        self.target.settle()
+
+    def _append(self, tokens: list[int], new: list[int]) -> int:
+        before = len(tokens)
+        for token in new:
+            if token == NO_NODE or self._finished(tokens):
+                break
+            tokens.append(token)
+        return len(tokens) - before
+
+    def _finished(self, tokens: list[int]) -> bool:
+        at_end = bool(tokens) and tokens[-1] in self.limits.eos_token_ids
+        return at_end or len(tokens) >= self.limits.max_new_tokens
+
+
+def prefill(decoder: Decoder, requests: Sequence[Request], limits: Limits) -> Progress:
+    """Fill the caches with all of every prompt but its last token, which is the first root."""
+    prompts, lengths = pad([request.prompt[:-1] for request in requests], decoder.target.device)
+    capacity = int(lengths.max()) + limits.max_new_tokens + limits.tree_slots
+    for model in (decoder.target, decoder.drafter):
+        if model is not None:
+            model.allocate(len(requests), capacity)
+    decoder.target.prefill(prompts, lengths)
+    if decoder.drafter is not None:
+        decoder.drafter.prefill(prompts, lengths, None)
+    return Progress(requests, limits, decoder.target)
+
+
+def pad(prompts: Sequence[list[int]], device: torch.device) -> tuple[Int[Tensor, "batch prompt"], Int[Tensor, " batch"]]:
+    """Right-padded token ids and their lengths."""
+    longest = max(len(prompt) for prompt in prompts)
+    rows = [prompt + [0] * (longest - len(prompt)) for prompt in prompts]
+    tokens = torch.tensor(rows, dtype=torch.int64, device=device).reshape(len(prompts), longest)
+    return tokens, torch.tensor([len(prompt) for prompt in prompts], device=device)
+

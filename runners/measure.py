@@ -1,0 +1,99 @@
+"""Measures one point: baseline and method in alternating random order, then once more with stage clocks."""
+
+import random
+import zlib
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from backend.timing import Stopwatch
+from runners.decoding import Decoder, Generation, Limits, Request, generate
+from runners.point import Point, stop_stage_clock, with_stage_clock
+from runners.prompts import Question, render
+
+WARMUP_TOKENS = 8
+
+
+@dataclass
+class Pair:
+    """One batch of prompts decoded `repeats` times by both arms."""
+
+    prompts: list[tuple[Question, int]]  # question and turn
+    requests: list[Request]
+    baseline: list[Generation] = field(default_factory=list)
+    method: list[Generation] = field(default_factory=list)
+
+
+def measure(point: Point, questions: Sequence[Question], config: Any, advance: Callable[[], None]) -> list[Pair]:
+    """Time all turns of all questions. Later turns go on from the baseline's first answer, for both arms."""
+    order = random.Random(config["seed"])
+    answers: dict[str, list[str]] = {question.id: [] for question in questions}
+    pairs = []
+    for turn in range(max(len(question.turns) for question in questions)):
+        for pair in _pairs(point, questions, turn, answers, config["batch_size"]):
+            if not pairs:
+                warm_up(point, pair.requests)
+            for _ in range(config["repeats"]):
+                _decode_both(point, pair, order)
+            for (question, _), tokens in zip(pair.prompts, pair.baseline[0].tokens, strict=True):
+                answers[question.id].append(point.loaded.tokenizer.decode(tokens, skip_special_tokens=True))
+            pairs.append(pair)
+            advance()
+    return pairs
+
+
+def num_pairs(questions: Sequence[Question], batch_size: int) -> int:
+    turns = range(max(len(question.turns) for question in questions))
+    return sum(-(-sum(len(q.turns) > turn for q in questions) // batch_size) for turn in turns)
+
+
+def _pairs(point: Point, questions: Sequence[Question], turn: int, answers: dict, batch_size: int) -> Iterator[Pair]:
+    asked = [question for question in questions if len(question.turns) > turn]
+    for first in range(0, len(asked), batch_size):
+        batch = asked[first : first + batch_size]
+        yield Pair(
+            prompts=[(question, turn) for question in batch],
+            requests=[
+                Request(
+                    sequence=zlib.crc32(f"{question.id}/{turn}".encode()),
+                    prompt=render(point.loaded.tokenizer, question.turns[: turn + 1], answers[question.id]),
+                )
+                for question in batch
+            ],
+        )
+
+
+def warm_up(point: Point, requests: Sequence[Request]) -> None:
+    """A few untimed tokens of both arms: caches are allocated, kernels chosen, threads started."""
+    limits = Limits(WARMUP_TOKENS, (), point.limits.max_new_tokens + point.limits.tree_slots)
+    for decoder in (point.baseline, point.method):
+        generate(decoder, requests, limits, Stopwatch(point.method.target.device))
+
+
+def _decode_both(point: Point, pair: Pair, order: random.Random) -> None:
+    arms = [(point.baseline, pair.baseline), (point.method, pair.method)]
+    order.shuffle(arms)
+    for decoder, generations in arms:
+        generations.append(_decode(decoder, pair.requests, point.limits, Stopwatch(decoder.target.device)))
+
+
+def _decode(decoder: Decoder, requests: Sequence[Request], limits: Limits, clock: Stopwatch) -> Generation:
+    return generate(decoder, requests, limits, clock)
+
+
+def measure_stages(point: Point, pairs: Sequence[Pair], config: Any) -> dict[str, float]:
+    """Seconds per stage of the method over the first prompts, from a pass of its own: these clocks cost time.
+
+    `forward` is what models spent inside draft and verify; `other` is the loop itself.
+    """
+    clock = Stopwatch(point.method.target.device, stages=True)
+    decoder = with_stage_clock(config, point.method, clock)
+    total = 0.0
+    for pair in pairs[: -(-config["stage_prompts"] // config["batch_size"])]:
+        generation = generate(decoder, pair.requests, point.limits, clock)
+        total += generation.seconds
+    stop_stage_clock(point.method)
+    seconds = clock.stage_seconds
+    draft = seconds["draft"]
+    known = {"draft": draft, "tree": seconds["grow"] - draft} | {s: seconds[s] for s in ("verify", "accept", "commit")}
+    return known | {"other": total - sum(known.values()), "forward": seconds["forward"], "total": total}

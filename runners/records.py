@@ -1,0 +1,106 @@
+"""What one benchmark point leaves behind: `run.json` (`RunRecord`) and `steps.parquet` (`STEP_COLUMNS`)."""
+
+from dataclasses import asdict, dataclass, field, fields
+from typing import Any
+
+SCHEMA_VERSION = 1
+
+STEP_COLUMNS = {
+    "sequence": "int32",  # index into RunRecord.prompts
+    "step": "int32",  # 0-based verification step of this sequence
+    "context": "int32",  # committed tokens before the step, the root included
+    "drafted_nodes": "int32",  # nodes of the drafted tree, the root included
+    "verified_nodes": "int32",  # nodes the target scored, the root included
+    "depth": "int32",  # deepest verified node
+    "emitted": "int32",  # tokens emitted, bonus included, cut at the end of the text or the limit
+}
+
+
+@dataclass
+class Unit:
+    """What is timed as one: a batch of prompts, decoded by the baseline and by the method, `repeats` times each."""
+
+    sequences: list[int]  # indices into RunRecord.prompts
+    new_tokens: int  # of one repeat, summed over the sequences
+    baseline_new_tokens: int
+    steps: int
+    seconds: list[float]  # decode seconds of the method, one per repeat; prefill apart
+    baseline_seconds: list[float]
+    prefill_seconds: list[float]
+    baseline_prefill_seconds: list[float]
+
+
+@dataclass
+class PromptRecord:
+    """One generated answer of the method and how it compares with the baseline's."""
+
+    id: str
+    category: str
+    turn: int
+    prompt_tokens: int
+    new_tokens: int
+    steps: int
+    identical: bool  # token ids equal the baseline's
+    first_divergence: int | None  # index of the first differing token
+    text: str = ""
+
+
+@dataclass
+class RunRecord:
+    """One point of a sweep. Seconds are wall clock if `basis` is measured; `acceptance_length` counts the bonus."""
+
+    status: str  # ok | failed | skipped
+    reason: str
+    algorithm: str
+    drafter: str
+    target: str
+    task: str
+    device: str
+    dtype: str
+    batch_size: int
+    temperature: float
+    seed: int
+    basis: str = "measured"  # measured | projected | replayed
+    acceptance: str = ""  # the acceptance rule
+    lossless: bool = True  # False for a rule that changes the output's law
+    max_new_tokens: int = 0
+    repeats: int = 0
+    num_prompts: int = 0
+    new_tokens: int = 0
+    baseline_new_tokens: int = 0
+    steps: int = 0
+    speedup: float | None = None  # seconds per token, baseline over method, each the sum of medians over repeats
+    speedup_low: float | None = None  # 95 % paired BCa bootstrap over units
+    speedup_high: float | None = None
+    speedup_median_of_pairs: float | None = None
+    speedup_of_totals: float | None = None
+    spec_bench_speedup: float | None = None  # ratio of mean per-prompt rates, as Spec-Bench computes it
+    acceptance_length: float | None = None  # micro: emitted tokens / steps
+    acceptance_length_macro: float | None = None  # mean over prompts
+    tokens_per_second: float | None = None
+    baseline_tokens_per_second: float | None = None
+    prefill_seconds: float | None = None
+    baseline_prefill_seconds: float | None = None
+    identical_rate: float | None = None  # share of prompts whose tokens equal the baseline's
+    stage_seconds: dict[str, float] = field(default_factory=dict)  # second pass: draft, tree, verify, accept, commit
+    losslessness: dict[str, Any] = field(default_factory=dict)
+    config_hash: str = ""
+    git_commit: str = ""
+    schema_version: int = SCHEMA_VERSION
+    created: str = ""  # ISO 8601, UTC
+    config: dict[str, Any] = field(default_factory=dict)
+    environment: dict[str, Any] = field(default_factory=dict)
+    units: list[Unit] = field(default_factory=list)
+    prompts: list[PromptRecord] = field(default_factory=list)
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> "RunRecord":
+        """Unknown keys are ignored, so that a later minor addition can still be read."""
+        known = {f.name for f in fields(cls)}
+        record = cls(**{key: value for key, value in values.items() if key in known})
+        record.units = [Unit(**unit) for unit in values.get("units", [])]
+        record.prompts = [PromptRecord(**prompt) for prompt in values.get("prompts", [])]
+        return record

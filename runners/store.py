@@ -1,0 +1,240 @@
+"""Files of a sweep folder: every point is a folder with `run.json` and `steps.parquet`, written whole or not at all.
+
+Readers report what they cannot read by name and go on.
+"""
+
+import hashlib
+import json
+import math
+import os
+import re
+import uuid
+from collections.abc import Callable, Mapping
+from dataclasses import fields
+from pathlib import Path
+from types import UnionType
+from typing import Any, NamedTuple, get_args, get_origin
+
+import duckdb
+import pandas
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from runners.records import SCHEMA_VERSION, STEP_COLUMNS, PromptRecord, RunRecord, Unit
+
+RUN_FILE = "run.json"
+STEPS_FILE = "steps.parquet"
+STATUSES = ("ok", "failed", "skipped")
+NOT_HASHED = {"output", "output_dir", "tracker", "launch", "launcher", "force", "resume", "hydra"}  # change no number
+DTYPE_NAMES = {"float32": "fp32", "bfloat16": "bf16", "float16": "fp16"}
+VERSION_KEY, HASH_KEY = b"treebench_schema_version", b"treebench_config_hash"
+
+
+class StoredRun(NamedTuple):
+    """A record and the point folder it came from."""
+
+    folder: Path
+    record: RunRecord
+
+
+# ---------------------------------------------------------------------------------------------------------- writing
+
+
+def write_point(folder: Path, record: RunRecord, steps: pandas.DataFrame | pa.Table | None) -> None:
+    """Write one point. `run.json` comes last, so a folder that has one is complete; no steps leave no steps file."""
+    folder.mkdir(parents=True, exist_ok=True)
+    if steps is None:
+        (folder / STEPS_FILE).unlink(missing_ok=True)
+    else:
+        write_bytes(folder / STEPS_FILE, _encode_steps(steps, record))
+    text = json.dumps(_plain(record.to_dict()), indent=1, ensure_ascii=False, allow_nan=False)
+    write_bytes(folder / RUN_FILE, (text + "\n").encode(errors="replace"))
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """Replace `path` at once: a reader sees the old file or the new one, also when the writer is killed."""
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.tmp")
+    try:
+        with temporary.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _encode_steps(steps: pandas.DataFrame | pa.Table, record: RunRecord) -> bytes:
+    """Known columns first and in their own types; further columns are kept as they are."""
+    table = pa.Table.from_pandas(steps, preserve_index=False) if isinstance(steps, pandas.DataFrame) else steps
+    missing = [name for name in STEP_COLUMNS if name not in table.column_names]
+    if missing:
+        raise ValueError(f"steps lack the columns {', '.join(missing)}")
+    more = [name for name in table.column_names if name not in STEP_COLUMNS]
+    known = [pa.field(name, pa.type_for_alias(kind)) for name, kind in STEP_COLUMNS.items()]
+    schema = pa.schema([*known, *(table.schema.field(name) for name in more)])
+    labels = {VERSION_KEY: str(SCHEMA_VERSION).encode(), HASH_KEY: record.config_hash.encode()}
+    sink = pa.BufferOutputStream()
+    pq.write_table(table.select(schema.names).cast(schema).replace_schema_metadata(labels), sink, compression="zstd")
+    return sink.getvalue().to_pybytes()
+
+
+def _plain(value: Any) -> Any:
+    """The value in JSON's types: NaN and infinity become null, paths and the like their text."""
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple | set):
+        return [_plain(item) for item in value]
+    if hasattr(value, "item") and callable(value.item):  # a NumPy or torch scalar
+        value = value.item()
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    return value if value is None or isinstance(value, str | int) else str(value)
+
+
+# ------------------------------------------------------------------------------------------------------------ naming
+
+
+def config_hash(config: Mapping[str, Any]) -> str:
+    """sha256 of the resolved config; where the output goes, who tracks and who launches it do not count."""
+    counted = {key: value for key, value in config.items() if key not in NOT_HASHED}
+    text = json.dumps(_canonical(_plain(counted)), sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _canonical(value: Any) -> Any:
+    """`temperature=0` and `temperature=0.0` are one choice."""
+    if isinstance(value, dict):
+        return {key: _canonical(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_canonical(item) for item in value]
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+def point_name(choices: Mapping[str, Any], config_hash: str) -> str:
+    """Folder name of a point, as in `eagle2-layer_skip-smollm2-humaneval-b1-t0-bf16-1a2b3c4d`.
+
+    `choices` holds algorithm, drafter, target, task, batch_size, temperature and dtype: `vars(record)` will do.
+    """
+    dtype = str(choices["dtype"]).removeprefix("torch.")
+    parts = [
+        *(choices[axis] for axis in ("algorithm", "drafter", "target", "task")),
+        f"b{choices['batch_size']}",
+        f"t{float(choices['temperature']):g}",
+        DTYPE_NAMES.get(dtype, dtype),
+        config_hash[:8],
+    ]
+    return "-".join(filter(None, map(_safe, parts)))
+
+
+def _safe(part: Any) -> str:
+    """A path is known by its last component; whatever a shell or a file system might mind becomes an underscore."""
+    last = re.split(r"[/\\]", str(part or "").rstrip("/\\"))[-1]
+    return re.sub(r"[^A-Za-z0-9_.+]+", "_", last).strip("._")[:48]
+
+
+# ----------------------------------------------------------------------------------------------------------- reading
+
+
+def read_runs(sweep_dir: Path) -> tuple[list[StoredRun], list[str]]:
+    """Records of all points in the order of their folders' names, and one line for each that cannot be read."""
+    if not sweep_dir.is_dir():
+        return [], [f"{sweep_dir}: no such folder"]
+    runs, problems = [], []
+    for folder in sorted(path for path in sweep_dir.iterdir() if path.is_dir()):
+        if (folder / RUN_FILE).exists():
+            try:
+                runs.append(StoredRun(folder, _read_record(folder / RUN_FILE)))
+            except (OSError, ValueError) as error:
+                problems.append(f"{folder.name}/{RUN_FILE}: {' '.join(str(error).split())}")
+        elif (folder / STEPS_FILE).exists():
+            problems.append(f"{folder.name}: unfinished, it has no {RUN_FILE}")
+    return runs, problems
+
+
+def _read_record(path: Path) -> RunRecord:
+    """ValueError says in one line what is wrong."""
+    try:
+        values = json.loads(path.read_bytes())
+    except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise ValueError(f"not readable as JSON, perhaps truncated ({error})") from error
+    version = values.get("schema_version") if isinstance(values, dict) else None
+    if version != SCHEMA_VERSION:
+        raise ValueError(f"schema version {version!r}, this code reads {SCHEMA_VERSION}")
+    try:
+        record = RunRecord.from_dict(values | {"units": [], "prompts": []})
+        record.units = [_known(Unit, unit) for unit in values.get("units", [])]
+        record.prompts = [_known(PromptRecord, prompt) for prompt in values.get("prompts", [])]
+    except (TypeError, AttributeError) as error:
+        raise ValueError(f"fields missing or malformed ({error})") from error
+    _check_fields(record)
+    return record
+
+
+def _known(kind: type, values: dict[str, Any]) -> Any:
+    """Like RunRecord.from_dict, a part of a record may have fields that a later minor version added."""
+    return kind(**{field.name: values[field.name] for field in fields(kind) if field.name in values})
+
+
+def _check_fields(record: RunRecord) -> None:
+    for field in fields(record):
+        value = getattr(record, field.name)
+        if not _fits(value, field.type):
+            raise ValueError(f"{field.name} is {value!r}, which is no {getattr(field.type, '__name__', field.type)}")
+    if record.status not in STATUSES:
+        raise ValueError(f"status is {record.status!r}, not one of {', '.join(STATUSES)}")
+
+
+def _fits(value: Any, annotation: Any) -> bool:
+    if isinstance(annotation, UnionType):
+        return any(_fits(value, kind) for kind in get_args(annotation))
+    kind = get_origin(annotation) or annotation
+    return isinstance(value, float | int) if kind is float else isinstance(value, kind)
+
+
+def read_steps(
+    sweep_dir: Path, query: str = "SELECT * FROM steps ORDER BY point, sequence, step"
+) -> tuple[pandas.DataFrame, list[str]]:
+    """Answer of a SQL query over the steps of all points, and one line for each file that cannot be read.
+
+    `steps` has one row per sequence and step: STEP_COLUMNS, whatever else some file has (null in the others), and
+    `point`, the folder's name. Let the query aggregate: a large sweep has millions of rows.
+    """
+    files, problems = _split_readable(sorted(sweep_dir.glob(f"*/{STEPS_FILE}")), _check_footer)
+    try:
+        return _query_steps(files, query), problems
+    except duckdb.Error:
+        sound, damaged = _split_readable(files, pq.read_table)
+        if not damaged:
+            raise  # the query is wrong, not a file
+        return _query_steps(sound, query), problems + damaged
+
+
+def _query_steps(files: list[Path], query: str) -> pandas.DataFrame:
+    with duckdb.connect() as connection:
+        if files:
+            names = [re.sub(r"([\[\]*?])", r"[\1]", str(path)) for path in files]  # duckdb reads paths as patterns
+            rows = connection.read_parquet(names, union_by_name=True, filename=True, hive_partitioning=False)
+            rows.project("* EXCLUDE (filename), parse_path(filename)[-2] AS point").create_view("steps")
+        else:
+            columns = ", ".join(f"{name} {kind}" for name, kind in STEP_COLUMNS.items())
+            connection.execute(f"CREATE TABLE steps ({columns}, point VARCHAR)")
+        return connection.execute(query).df()
+
+
+def _split_readable(files: list[Path], check: Callable[[Path], object]) -> tuple[list[Path], list[str]]:
+    readable, problems = [], []
+    for path in files:
+        try:
+            check(path)
+            readable.append(path)
+        except (OSError, ValueError) as error:  # pyarrow's errors are ValueErrors
+            problems.append(f"{path.parent.name}/{path.name}: {' '.join(str(error).split())}")
+    return readable, problems
+
+
+def _check_footer(path: Path) -> None:
+    """A truncated file has none."""
+    version = (pq.read_metadata(path).metadata or {}).get(VERSION_KEY, b"none").decode()
+    if version != str(SCHEMA_VERSION):
+        raise ValueError(f"schema version {version}, this code reads {SCHEMA_VERSION}")

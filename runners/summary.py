@@ -1,0 +1,183 @@
+"""Turns what was measured into a record: run-level figures and one table row per sequence and step."""
+
+import datetime
+import platform
+import subprocess
+from collections.abc import Mapping, Sequence
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import pandas
+import torch
+
+from backend.tree import Draft
+from runners.decoding import Generation
+from runners.measure import Pair
+from runners.point import Point
+from runners.records import STEP_COLUMNS, PromptRecord, RunRecord, Unit
+from runners.statistics import acceptance_length, identical_rate, speedup_summary, token_rates
+from runners.store import config_hash
+
+PACKAGES = ("torch", "transformers", "numpy", "hydra-core", "treebench")
+
+
+def new_record(config: Mapping[str, Any], status: str, reason: str = "") -> RunRecord:
+    """A record with everything that the config alone determines."""
+    return RunRecord(
+        status=status,
+        reason=reason,
+        algorithm=config["algorithm"]["name"],
+        drafter=_short_name(config["drafter"]),
+        target=_short_name(config["target"]),
+        task=config["task"]["name"],
+        device=config["device"]["name"],
+        dtype=config["dtype"],
+        batch_size=config["batch_size"],
+        temperature=config["temperature"],
+        seed=config["seed"],
+        max_new_tokens=config["max_new_tokens"] or config["task"]["max_new_tokens"],
+        repeats=config["repeats"],
+        config_hash=config_hash(config),
+        git_commit=git_commit(),
+        created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        config=dict(config),
+        environment=environment(),
+    )
+
+
+def _short_name(group: Mapping[str, Any]) -> str:
+    return group.get("name") or str(group.get("path") or group["kind"]).rstrip("/").split("/")[-1]
+
+
+def summarize(record: RunRecord, point: Point, pairs: Sequence[Pair], stages: dict[str, float]) -> RunRecord:
+    """Fill in what was measured."""
+    for pair in pairs:
+        first = len(record.prompts)
+        record.prompts += _prompt_records(point, pair)
+        record.units.append(_unit(pair, list(range(first, len(record.prompts)))))
+    speedups, rates, lengths = speedup_summary(record.units), token_rates(record.units), acceptance_length(record.prompts)
+    record.reason = speedups.note
+    record.acceptance, record.lossless = point.method.rule.name, point.method.rule.lossless
+    record.num_prompts = len(record.prompts)
+    record.new_tokens = sum(unit.new_tokens for unit in record.units)
+    record.baseline_new_tokens = sum(unit.baseline_new_tokens for unit in record.units)
+    record.steps = sum(prompt.steps for prompt in record.prompts)
+    record.speedup, record.speedup_low, record.speedup_high = speedups.speedup, speedups.low, speedups.high
+    record.speedup_median_of_pairs, record.speedup_of_totals = speedups.median_of_pairs, speedups.of_totals
+    record.spec_bench_speedup = speedups.spec_bench
+    record.acceptance_length, record.acceptance_length_macro = lengths.micro, lengths.macro
+    record.tokens_per_second, record.baseline_tokens_per_second = rates.method, rates.baseline
+    record.prefill_seconds = sum(sum(unit.prefill_seconds) for unit in record.units)
+    record.baseline_prefill_seconds = sum(sum(unit.baseline_prefill_seconds) for unit in record.units)
+    record.identical_rate = identical_rate(record.prompts)
+    record.stage_seconds = stages
+    return record
+
+
+def _unit(pair: Pair, sequences: list[int]) -> Unit:
+    method, baseline = pair.method[0], pair.baseline[0]
+    return Unit(
+        sequences=sequences,
+        new_tokens=sum(map(len, method.tokens)),
+        baseline_new_tokens=sum(map(len, baseline.tokens)),
+        steps=len(method.drafts),
+        seconds=[generation.seconds for generation in pair.method],
+        baseline_seconds=[generation.seconds for generation in pair.baseline],
+        prefill_seconds=[generation.prefill_seconds for generation in pair.method],
+        baseline_prefill_seconds=[generation.prefill_seconds for generation in pair.baseline],
+    )
+
+
+def _prompt_records(point: Point, pair: Pair) -> list[PromptRecord]:
+    method, baseline = pair.method[0], pair.baseline[0]
+    return [
+        PromptRecord(
+            id=question.id,
+            category=question.category,
+            turn=turn,
+            prompt_tokens=len(request.prompt),
+            new_tokens=len(tokens),
+            steps=sum(emitted[row] > 0 for emitted in method.emitted),
+            identical=tokens == expected,
+            first_divergence=first_divergence(tokens, expected),
+            text=point.loaded.tokenizer.decode(tokens, skip_special_tokens=True),
+        )
+        for row, ((question, turn), request, tokens, expected) in enumerate(
+            zip(pair.prompts, pair.requests, method.tokens, baseline.tokens, strict=True)
+        )
+    ]
+
+
+def first_divergence(tokens: Sequence[int], expected: Sequence[int]) -> int | None:
+    """Index of the first token that differs; a missing token differs."""
+    for index in range(max(len(tokens), len(expected))):
+        if tokens[index : index + 1] != expected[index : index + 1]:
+            return index
+    return None
+
+
+def steps_table(pairs: Sequence[Pair]) -> pandas.DataFrame:
+    """One row per sequence and step of the method's first repeat, columns as in STEP_COLUMNS."""
+    rows, first = [], 0
+    for pair in pairs:
+        rows += [row for b in range(len(pair.requests)) for row in _steps_of(pair, pair.method[0], b, first + b)]
+        first += len(pair.requests)
+    return pandas.DataFrame(rows, columns=list(STEP_COLUMNS)).astype(STEP_COLUMNS)
+
+
+def _steps_of(pair: Pair, generation: Generation, row: int, sequence: int) -> list[tuple[int, ...]]:
+    rows, context = [], len(pair.requests[row].prompt)
+    for step, (draft, emitted) in enumerate(zip(generation.drafts, generation.emitted, strict=True)):
+        if emitted[row]:
+            rows.append((sequence, step, context, *_tree_sizes(draft, row), emitted[row]))
+            context += emitted[row]
+    return rows
+
+
+def _tree_sizes(draft: Draft, row: int) -> tuple[int, int, int]:
+    """Nodes drafted, nodes verified, depth of the deepest verified node."""
+    chosen = draft.exists[row]
+    depth = draft.of_nodes(draft.tree.depths)[row][chosen].max()
+    return int(draft.tree.exists[row].sum()), int(chosen.sum()), int(depth)
+
+
+def environment() -> dict[str, Any]:
+    """What the numbers depend on besides the config."""
+    gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
+    return {
+        "python": platform.python_version(),
+        "packages": {name: _version(name) for name in PACKAGES},
+        "os": platform.platform(),
+        "cpu": cpu_name(),
+        "gpu": gpu,
+        "threads": torch.get_num_threads(),
+        "mode": "eager",
+    }
+
+
+def _version(package: str) -> str | None:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def cpu_name() -> str:
+    info = Path("/proc/cpuinfo")
+    names = [line.split(":", 1)[1].strip() for line in _lines(info) if line.startswith("model name")]
+    return names[0] if names else platform.processor()
+
+
+def _lines(path: Path) -> list[str]:
+    return path.read_text().splitlines() if path.exists() else []
+
+
+def git_commit() -> str:
+    """Commit of this checkout, with `+` if it has uncommitted changes; empty outside a checkout."""
+    here = Path(__file__).parent
+    command = ["git", "describe", "--always", "--abbrev=40", "--dirty=+", "--exclude=*"]
+    try:
+        return subprocess.run(command, cwd=here, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return ""

@@ -1,0 +1,72 @@
+"""Every registered algorithm and drafter, small, on tiny models: what registry-wide tests run over."""
+
+from typing import Any
+
+import torch
+from omegaconf import OmegaConf
+
+from algorithms.base import Drafter, TreeAlgorithm
+from algorithms.registry import ALGORITHMS, create, needs_drafter
+from backend.acceptance import create_rule, default_rule
+from backend.drafters.draft_model import DraftModel
+from backend.drafters.layer_skip import LayerSkip
+from backend.drafters.prompt_lookup import PromptLookup
+from backend.model import TreeModel
+from backend.sampling import Sampler
+from runners.decoding import Decoder, Limits
+from tests.tiny_models import VOCAB, perturbed, tiny_llama
+
+SMALLER = {  # the YAML defaults fit real models
+    "chain": {"depth": 4},
+    "fixed_tree": {"widths": [3, 2, 1]},
+    "eagle2": {"depth": 3, "top_k": 4, "total_tokens": 12},
+    "dyspec": {"budget": 12},
+}
+VARIANTS: dict[str, list[dict[str, Any]]] = {
+    "chain": [{"children": "top_k"}, {"children": "iid"}],
+    "fixed_tree": [{"children": "top_k"}, {"children": "iid"}, {"children": "without_replacement"}],
+    "dyspec": [
+        {"children": children, "build": build}
+        for children in ("top_k", "without_replacement")
+        for build in ("layerwise", "algorithm1")
+    ],
+}
+CASES = [(name, variant) for name in ALGORITHMS.all() for variant in VARIANTS.get(name, [{}])]
+CASE_IDS = ["-".join([name, *map(str, variant.values())]) for name, variant in CASES]
+DRAFTERS = ("small_model", "layer_skip", "prompt_lookup")
+LIMITS = Limits(max_new_tokens=24, eos_token_ids=(), tree_slots=64)
+
+
+def options_of(name: str, variant: dict[str, Any]) -> dict[str, Any]:
+    """The algorithm's YAML values, made small."""
+    config = OmegaConf.to_container(OmegaConf.load(f"conf/algorithm/{name}.yaml"))
+    assert isinstance(config, dict)
+    values = {str(key): value for key, value in config.items() if key not in ("name", "defaults")}
+    return values | SMALLER.get(name, {}) | variant
+
+
+def make_drafter(kind: str, target: TreeModel) -> Drafter:
+    if kind == "layer_skip":
+        return LayerSkip("layer_skip", target, [2])
+    if kind == "prompt_lookup":
+        return PromptLookup(VOCAB, max_ngram=3, min_ngram=1, continuation=1)
+    return DraftModel("small_model", perturbed(target.model), VOCAB)
+
+
+def make_algorithm(name: str, variant: dict[str, Any], drafter: Drafter | None) -> TreeAlgorithm:
+    return create(name, drafter if needs_drafter(name) else None, options_of(name, variant))
+
+
+def make_decoder(
+    name: str, variant: dict[str, Any], kind: str, temperature: float = 0.0, seed: int = 0, model_seed: int = 0
+) -> Decoder:
+    target = TreeModel(tiny_llama(model_seed))
+    drafter = make_drafter(kind, target) if needs_drafter(name) else None
+    algorithm = make_algorithm(name, variant, drafter)
+    rule = create_rule(default_rule(algorithm.proposal, temperature))
+    return Decoder(target, algorithm, drafter, rule, Sampler(temperature), seed)
+
+
+def prompts(lengths: list[int], seed: int = 0) -> list[list[int]]:
+    generator = torch.Generator().manual_seed(seed)
+    return [torch.randint(1, VOCAB, (length,), generator=generator).tolist() for length in lengths]
