@@ -83,10 +83,10 @@ def _plain(value: Any) -> Any:
     """The value in JSON's types: NaN and infinity become null, paths and the like their text."""
     if isinstance(value, Mapping):
         return {str(key): _plain(item) for key, item in value.items()}
-    if isinstance(value, list | tuple | set):
+    if isinstance(value, list | tuple):
         return [_plain(item) for item in value]
-    if hasattr(value, "item") and callable(value.item):  # a NumPy or torch scalar
-        value = value.item()
+    if hasattr(value, "tolist"):  # NumPy and torch
+        return _plain(value.tolist())
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     return value if value is None or isinstance(value, str | int) else str(value)

@@ -7,6 +7,7 @@ replay, so a number that is used twice is the same number both times: reused noi
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
+from functools import lru_cache
 from itertools import accumulate
 from typing import Any, Self
 
@@ -18,7 +19,29 @@ from backend.random import NO_TOKEN, RandomStream
 from .rational import ExactTensor, is_exact
 
 Key = tuple[object, ...]
-WHOLE = (Fraction(0), Fraction(1))
+
+
+Interval = tuple[Fraction, Fraction]
+Part = tuple[int, Fraction, Interval]  # which outcome, its share of what is known, its interval
+
+
+@lru_cache(maxsize=100_000)
+def _parts(masses: tuple[Fraction, ...]) -> list[Part]:
+    """[0, 1) cut in proportion to masses, none of them empty."""
+    total, ends = sum(masses), list(accumulate(masses))
+    starts = [Fraction(0), *ends]
+    return [
+        (index, mass / total, (start / total, end / total))
+        for index, (mass, start, end) in enumerate(zip(masses, starts, ends, strict=False))
+        if mass
+    ]
+
+
+def _within(parts: Sequence[Part], known: Interval) -> list[Part]:
+    """The parts of an interval that the number is known to lie in."""
+    low, high = known
+    cut = [(index, max(low, start), min(high, end)) for index, _, (start, end) in parts]
+    return [(index, (end - start) / (high - low), (start, end)) for index, start, end in cut if end > start]
 
 
 @dataclass
@@ -28,21 +51,19 @@ class Replay:
     prefix: tuple[int, ...] = ()
     trace: list[tuple[int, int]] = field(default_factory=list)  # (choice, number of choices)
     probability: Fraction = Fraction(1)
-    uniforms: dict[Key, tuple[Fraction, Fraction]] = field(default_factory=dict)
+    uniforms: dict[Key, Interval] = field(default_factory=dict)
 
-    def place(self, key: Key, cuts: Sequence[Fraction]) -> int:
-        """In which of the parts that end at `cuts` the uniform number lies."""
-        low, high = self.uniforms.get(key, WHOLE)
-        parts = [
-            (index, max(low, start), min(high, end))
-            for index, (start, end) in enumerate(zip([Fraction(0), *cuts], cuts, strict=False))
-            if min(high, end) > max(low, start)
-        ]
+    def place(self, key: Key, parts: Sequence[Part]) -> int:
+        """In which of the parts of [0, 1) the uniform number lies."""
+        known = self.uniforms.get(key)
+        if known is not None:
+            parts = _within(parts, known)
         choice = self.prefix[len(self.trace)] if len(self.trace) < len(self.prefix) else 0
         self.trace.append((choice, len(parts)))
-        index, start, end = parts[choice]
-        self.probability *= (end - start) / (high - low)
-        self.uniforms[key] = (start, end)
+        index, share, interval = parts[choice]
+        if len(parts) > 1:
+            self.probability *= share
+        self.uniforms[key] = interval
         return index
 
     def siblings(self) -> Iterator[tuple[int, ...]]:
@@ -93,7 +114,7 @@ class EnumeratingStream(RandomStream):
 
     def accepts(self, numerator: Tensor, denominator: Tensor, counter: int | Tensor) -> Tensor:
         accepted = [
-            replay.place(key, [_share(above, below), Fraction(1)]) == 0
+            replay.place(key, _parts(_coin(above, below))) == 0
             for (replay, key), above, below in zip(
                 self._draws(counter, numerator.shape), _flat(numerator), _flat(denominator), strict=True
             )
@@ -123,37 +144,35 @@ class EnumeratingStream(RandomStream):
 
 
 def _flat(tensor: Tensor) -> list[Fraction]:
-    assert isinstance(tensor, ExactTensor), "a probability came out of inexact arithmetic"
     assert is_exact(tensor), "a probability came out of inexact arithmetic"
+    assert isinstance(tensor, ExactTensor)
     return list(tensor.values().flat)
 
 
-def _rows(laws: Tensor) -> list[list[Fraction]]:
+def _rows(laws: Tensor) -> list[tuple[Fraction, ...]]:
     flat, size = _flat(laws), laws.shape[-1]
-    return [flat[start : start + size] for start in range(0, len(flat), size)]
+    return [tuple(flat[start : start + size]) for start in range(0, len(flat), size)]
 
 
-def _share(numerator: Fraction, denominator: Fraction) -> Fraction:
-    """The probability of u * denominator < numerator."""
+def _coin(numerator: Fraction, denominator: Fraction) -> tuple[Fraction, Fraction]:
+    """Masses of u * denominator < numerator and of its opposite."""
     if denominator == 0:
-        return Fraction(int(numerator > 0))
-    return min(max(numerator / denominator, Fraction(0)), Fraction(1))
+        return Fraction(int(numerator > 0)), Fraction(int(numerator <= 0))
+    share = min(max(numerator / denominator, Fraction(0)), Fraction(1))
+    return share, 1 - share
 
 
-def _draw(replay: Replay, key: Key, weights: Sequence[Fraction]) -> int:
-    total = sum(weights, Fraction(0))
-    return replay.place(key, [mass / total for mass in accumulate(weights)]) if total else NO_TOKEN
+def _draw(replay: Replay, key: Key, masses: tuple[Fraction, ...]) -> int:
+    return replay.place(key, _parts(masses)) if any(masses) else NO_TOKEN
 
 
-def _draw_iid(replay: Replay, key: Key, law: Sequence[Fraction], k: int) -> list[int]:
+def _draw_iid(replay: Replay, key: Key, law: tuple[Fraction, ...], k: int) -> list[int]:
     return [_draw(replay, (*key, lane), law) for lane in range(k)]
 
 
-def _draw_distinct(replay: Replay, key: Key, law: Sequence[Fraction], k: int) -> list[int]:
-    left, tokens = list(law), []
+def _draw_distinct(replay: Replay, key: Key, law: tuple[Fraction, ...], k: int) -> list[int]:
+    tokens: list[int] = []
     for lane in range(k):
-        token = _draw(replay, (*key, lane), left)
-        tokens.append(token)
-        if token != NO_TOKEN:
-            left[token] = Fraction(0)
+        tokens.append(_draw(replay, (*key, lane), law))
+        law = tuple(Fraction(0) if token in tokens else mass for token, mass in enumerate(law))
     return tokens

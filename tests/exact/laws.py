@@ -4,7 +4,7 @@ import random
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from fractions import Fraction
-from itertools import product
+from functools import cache
 from typing import Any, Protocol
 
 import torch
@@ -16,7 +16,7 @@ from backend.sampling import Sampler
 from backend.tree import NO_NODE, Accepted, Draft, TokenTree
 
 from .branching import EnumeratingStream, Replay, enumerate_runs
-from .rational import ExactFactories, ExactTensor, exact_logs, is_exact
+from .rational import ExactFactories, ExactTensor, is_exact, number_of_log
 
 String = tuple[int, ...]
 Law = Callable[[String], Sequence[Fraction]]  # of the next token, after the tokens emitted so far
@@ -30,19 +30,43 @@ class GrowsTrees(Protocol):
     def observe(self, draft: Draft, accepted: Accepted) -> None: ...
 
 
+class Model:
+    """A language model that is a table; gives exact log-probabilities at the nodes of a tree."""
+
+    def __init__(self, law: Law) -> None:
+        self.law = law
+        self.known: dict[String, list[int]] = {}
+
+    def logits(self, contexts: Sequence[String], tree: TokenTree, nodes: Tensor) -> ExactTensor:
+        """By the tokens on the path of each node; padding gets the root's."""
+        tokens, parents = tree.tokens.tolist(), tree.parents.tolist()
+
+        def path(row: int, node: int) -> String:
+            return (*path(row, parents[row][node]), tokens[row][node]) if node > 0 else contexts[row]
+
+        return ExactTensor(
+            torch.tensor([[self.numbers(path(row, node)) for node in some] for row, some in enumerate(nodes.tolist())])
+        )
+
+    def numbers(self, context: String) -> list[int]:
+        if context not in self.known:
+            self.known[context] = [number_of_log(prob) for prob in self.law(context)]
+        return self.known[context]
+
+
 class LawDrafter:
-    """A drafter whose model is a table: exact log-probabilities of the token after each node."""
+    """A drafter over a table; `contexts` are the tokens committed in each row."""
 
     name = "law"
 
     def __init__(self, law: Law) -> None:
-        self.law = law
+        self.model = Model(law)
         self.contexts: list[String] = []
 
     def prefill(self, prompts: Tensor, lengths: Tensor, features: Tensor | None) -> None: ...
 
     def expand(self, tree: TokenTree, nodes: Tensor) -> Tensor:
-        return exact_logs(laws_at(self.law, self.contexts, tree, nodes))
+        return self.model.logits(self.contexts, tree, nodes)
 
     def commit(self, tree: TokenTree, accepted: Accepted, features: Tensor | None) -> None: ...
 
@@ -50,18 +74,8 @@ class LawDrafter:
 MakeAlgorithm = Callable[[LawDrafter], GrowsTrees]
 
 
-def laws_at(law: Law, contexts: Sequence[String], tree: TokenTree, nodes: Tensor) -> list[list[Sequence[Fraction]]]:
-    """The law at each node, by the tokens on its path; padding gets the root's."""
-    tokens, parents = tree.tokens.tolist(), tree.parents.tolist()
-
-    def path(row: int, node: int) -> String:
-        return (*path(row, parents[row][node]), tokens[row][node]) if node > 0 else contexts[row]
-
-    return [[law(path(row, node)) for node in some] for row, some in enumerate(nodes.tolist())]
-
-
 def step(
-    algorithm: GrowsTrees, drafter: LawDrafter, target: Law, contexts: Sequence[String], replays: list[Replay], at: object = 0
+    algorithm: GrowsTrees, drafter: LawDrafter, contexts: Sequence[String], replays: list[Replay], at: int = 0
 ) -> Draft:
     """Grow one draft per row; its laws must have stayed exact."""
     drafter.contexts = list(contexts)
@@ -73,10 +87,10 @@ def step(
 
 
 def verify(
-    rule: AcceptanceRule, draft: Draft, target: Law, contexts: Sequence[String], replays: list[Replay], at: object = 0
+    rule: AcceptanceRule, draft: Draft, target: Model, contexts: Sequence[String], replays: list[Replay], at: int = 0
 ) -> tuple[Accepted, list[String]]:
     """Accept with the production rule; also what each row emits."""
-    logits = exact_logs(laws_at(target, contexts, draft.tree, draft.nodes))
+    logits = target.logits(contexts, draft.tree, draft.nodes)
     with ExactFactories():
         accepted = rule(draft, logits, Sampler(1.0), EnumeratingStream.over(replays, at))
     emitted = accepted.emitted(draft.tree).tolist()
@@ -87,10 +101,10 @@ def step_laws(
     make: MakeAlgorithm, rule: AcceptanceRule, target: Law, draft_law: Law, contexts: Sequence[String]
 ) -> dict[String, Emissions]:
     """The law of what one step emits after each context. Growing and accepting are enumerated one after the other."""
-    drafter = LawDrafter(draft_law)
+    drafter, model = LawDrafter(draft_law), Model(target)
 
     def grow(cases: list[int], replays: list[Replay]) -> list[tuple[Draft, int]]:
-        draft = step(make(drafter), drafter, target, [contexts[case] for case in cases], replays)
+        draft = step(make(drafter), drafter, [contexts[case] for case in cases], replays)
         return [(draft, row) for row in range(len(cases))]
 
     laws: dict[String, Emissions] = {context: defaultdict(Fraction) for context in contexts}
@@ -98,7 +112,7 @@ def step_laws(
         here = [contexts[case] for case in cases]
 
         def accept(rows: list[int], replays: list[Replay], draft: Draft = draft, here: Any = here) -> list[String]:
-            return verify(rule, _rows(draft, rows), target, [here[row] for row in rows], replays)[1]
+            return verify(rule, _rows(draft, rows), model, [here[row] for row in rows], replays)[1]
 
         for row, emitted, replay in enumerate_runs(accept, len(cases)):
             assert all("draft" not in key for key in replay.uniforms), "acceptance looked at the draft's noise"
@@ -145,9 +159,7 @@ def _rows(draft: Draft, rows: list[int]) -> Draft:
     return Draft(taken, take(draft.nodes), draft.proposal, None if draft.laws is None else take(draft.laws))
 
 
-def emissions_of(
-    make: MakeAlgorithm, rule: AcceptanceRule, target: Law, draft_law: Law, steps: int = 2
-) -> Emissions:
+def emissions_of(make: MakeAlgorithm, rule: AcceptanceRule, target: Law, draft_law: Law, steps: int = 2) -> Emissions:
     """The joint law of what `steps` steps emit, noise being fresh in each (see `joint_emissions_of`, `uses_fresh_noise`)."""
     emissions: Emissions = {(): Fraction(1)}
     for _ in range(steps):
@@ -165,12 +177,14 @@ def joint_emissions_of(
 ) -> Emissions:
     """The same with whole runs enumerated, one algorithm object per run: sees noise and state carried over steps."""
 
+    model = Model(target)
+
     def run(cases: list[int], replays: list[Replay]) -> list[String]:
         drafter = LawDrafter(draft_law)
         algorithm, contexts = make(drafter), [()] * len(cases)
         for at in range(steps):
-            draft = step(algorithm, drafter, target, contexts, replays, at)
-            accepted, emitted = verify(rule, draft, target, contexts, replays, at)
+            draft = step(algorithm, drafter, contexts, replays, at)
+            accepted, emitted = verify(rule, draft, model, contexts, replays, at)
             algorithm.observe(draft, accepted)
             contexts = [context + more for context, more in zip(contexts, emitted, strict=True)]
         return contexts
@@ -183,11 +197,11 @@ def joint_emissions_of(
 
 def uses_fresh_noise(make: MakeAlgorithm, rule: AcceptanceRule, target: Law, draft_law: Law, steps: int = 2) -> bool:
     """Whether no step draws with noise of an earlier one, on one run of one algorithm object."""
-    drafter = LawDrafter(draft_law)
+    drafter, model = LawDrafter(draft_law), Model(target)
     algorithm, contexts, replays, seen = make(drafter), [()], [Replay()], set()
     for at in range(steps):
-        draft = step(algorithm, drafter, target, contexts, replays, at)
-        accepted, emitted = verify(rule, draft, target, contexts, replays, at)
+        draft = step(algorithm, drafter, contexts, replays, at)
+        accepted, emitted = verify(rule, draft, model, contexts, replays, at)
         algorithm.observe(draft, accepted)
         contexts = [contexts[0] + emitted[0]]
         used, replays = set(replays[0].uniforms), [Replay()]
@@ -244,9 +258,4 @@ def random_law(seed: int, vocabulary: int, kind: str) -> Law:
         total = sum(weights[token] for token in kept)
         return [Fraction(weights[token] if token in kept else 0, total) for token in range(vocabulary)]
 
-    known: dict[String, Sequence[Fraction]] = {}
-    return lambda context: known.setdefault(context, law(context)) if context in known else known.setdefault(context, law(context))
-
-
-def all_strings(vocabulary: int, length: int) -> list[String]:
-    return list(product(range(vocabulary), repeat=length))
+    return cache(law)

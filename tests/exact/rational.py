@@ -95,8 +95,12 @@ def _exact_or_fraction(value: Any) -> Any:
 def exact_logs(probs: Any) -> ExactTensor:
     """The logarithms of fractions, as logits or log-probabilities."""
     array = np.asarray(probs, dtype=object)
-    numbers = [_number(Log(Fraction(value))) for value in array.flat]
+    numbers = [number_of_log(Fraction(value)) for value in array.flat]
     return ExactTensor(torch.tensor(numbers, dtype=torch.int64).reshape(array.shape))
+
+
+def number_of_log(prob: Fraction) -> int:
+    return _number(Log(prob))
 
 
 def is_exact(tensor: Tensor) -> bool:
@@ -258,7 +262,9 @@ def _reduce_sum(tensor: ExactTensor, dims: Any = None, keepdim: bool = False, **
 def _ranks(tensor: ExactTensor) -> Tensor:
     """Integers in the same order as the elements, equal where they are."""
     distinct, places = tensor.numbers.unique(return_inverse=True)
-    order = sorted(range(len(distinct)), key=cmp_to_key(lambda i, j: _compare(_VALUES[distinct[i]], _VALUES[distinct[j]])))
+    order = sorted(
+        range(len(distinct)), key=cmp_to_key(lambda i, j: _compare(_VALUES[distinct[i]], _VALUES[distinct[j]]))
+    )
     ranks = torch.zeros(len(distinct), dtype=torch.int64)
     for before, after in zip(order, order[1:], strict=False):
         ranks[after] = ranks[before] + bool(_compare(_VALUES[distinct[before]], _VALUES[distinct[after]]))
@@ -282,9 +288,49 @@ def _by_rank(tensor: ExactTensor, ranks: Tensor) -> Tensor:
 # --- dispatch ---------------------------------------------------------------------------------------------------------
 
 _MOVES = frozenset(
-    "gather index index_select select slice view _unsafe_view expand unsqueeze squeeze permute transpose t cat stack"
-    " clone detach alias repeat where masked_fill scatter index_put copy flip roll constant_pad_nd unbind split chunk"
-    " split_with_sizes unfold lift_fresh as_strided tril triu fill masked_scatter take_along_dim reshape new_empty".split()
+    [
+        "gather",
+        "index",
+        "index_select",
+        "select",
+        "slice",
+        "view",
+        "_unsafe_view",
+        "expand",
+        "unsqueeze",
+        "squeeze",
+        "permute",
+        "transpose",
+        "t",
+        "cat",
+        "stack",
+        "clone",
+        "detach",
+        "alias",
+        "repeat",
+        "where",
+        "masked_fill",
+        "scatter",
+        "index_put",
+        "copy",
+        "flip",
+        "roll",
+        "constant_pad_nd",
+        "unbind",
+        "split",
+        "chunk",
+        "split_with_sizes",
+        "unfold",
+        "lift_fresh",
+        "as_strided",
+        "tril",
+        "triu",
+        "fill",
+        "masked_scatter",
+        "take_along_dim",
+        "reshape",
+        "new_empty",
+    ]
 )
 _VALUE_ARGUMENT = {"masked_fill": 2, "scatter": 3, "constant_pad_nd": 2, "fill": 1}
 _CONSTANTS = {"zeros_like": 0, "ones_like": 1, "empty_like": 0, "new_zeros": 0, "new_ones": 1, "new_empty": 0}
@@ -359,6 +405,7 @@ def _move(func: Any, name: str, args: list[Any], kwargs: dict[str, Any]) -> Any:
     place = _VALUE_ARGUMENT.get(name)
     if place is not None and not isinstance(args[place] if place < len(args) else 0.0, Tensor):
         args[place:] = [int(_numbers(args[place] if place < len(args) else 0))]
+
     def convert(a: Any) -> Any:
         return _numbers(a) if isinstance(a, Tensor) and (isinstance(a, ExactTensor) or a.is_floating_point()) else a
 
@@ -372,4 +419,8 @@ class ExactFactories(TorchDispatchMode):
     def __torch_dispatch__(self, func: Any, types: Any, args: Sequence[Any] = (), kwargs: Any = None) -> Any:
         made = func(*args, **(kwargs or {}))
         is_factory = func._schema.name in ("aten::zeros", "aten::ones", "aten::full", "aten::empty", "aten::new_zeros")
-        return ExactTensor(_numbers(made)) if is_factory and made.is_floating_point() and not isinstance(made, ExactTensor) else made
+        return (
+            ExactTensor(_numbers(made))
+            if is_factory and made.is_floating_point() and not isinstance(made, ExactTensor)
+            else made
+        )
