@@ -40,5 +40,3 @@ def use_tree_attention(model: nn.Module) -> None:
     """Make a transformers model attend through `attend`. No mask function goes by this name, so it builds no mask."""
     AttentionInterface.register(NAME, attend)
     model.set_attn_implementation(NAME)  # type: ignore[operator]
-
-

@@ -10,6 +10,7 @@ from transformers.cache_utils import Cache
 
 from backend.attention import NAME, use_tree_attention
 from backend.errors import TreebenchError
+from backend.fusion import fuse
 from backend.kv_cache import KVCache, LayerShape, PlannedCache
 from backend.plan import ForwardPlan, place_of, prompt_plan, tree_plan
 from backend.timing import Stopwatch
@@ -29,6 +30,7 @@ class TreeModel:
     def __init__(self, model: PreTrainedModel, shapes: dict[int, LayerShape] | None = None) -> None:
         self.model = model
         self.shapes = shapes if shapes is not None else probe(model)
+        fuse(model)
         self.cache: KVCache | None = None
         self.entries = torch.empty(0, 0, dtype=torch.int64)
         self.clock = Stopwatch(model.device)
@@ -59,6 +61,13 @@ class TreeModel:
             self._forward(prompts, prompt_plan(*prompts.shape, self.device), keep=1)
         cache.start(lengths)
         self.entries = lengths.new_empty(prompts.shape[0], 0)
+
+    def score_text(self, tokens: Int[Tensor, "batch text"], last: int) -> Float[Tensor, "batch last vocab"]:
+        """Logits after each of the `last` tokens, from one causal pass; forgets what was cached."""
+        self.allocate(*tokens.shape)
+        logits = self._forward(tokens, prompt_plan(*tokens.shape, self.device), keep=last)
+        self._cache().start(torch.zeros_like(tokens[:, 0]))
+        return logits
 
     def expand(self, tree: TokenTree, nodes: Int[Tensor, "batch new"]) -> Float[Tensor, "batch new vocab"]:
         """Logits after each node (`NO_NODE`: unspecified but finite); one forward for all of them."""

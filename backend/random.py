@@ -99,27 +99,27 @@ class RandomStream:
         self,
         numerator: Float[Tensor, "batch ..."],
         denominator: Float[Tensor, "batch ..."],
-        counter: int | Int[Tensor, "batch ..."],
+        counter: int | Int[Tensor, "..."],
     ) -> Bool[Tensor, "batch ..."]:
         """True with probability min(1, numerator / denominator); strict, so never where the numerator is 0."""
         uniforms = self.uniforms(_counters(counter, numerator), 1).squeeze(-1)
         return uniforms * denominator.double() < numerator.double()
 
     def choose(
-        self, weights: Float[Tensor, "batch *node vocab"], counter: int | Int[Tensor, "batch ..."]
+        self, weights: Float[Tensor, "batch *node vocab"], counter: int | Int[Tensor, "..."]
     ) -> Int[Tensor, "batch *node"]:
         """One token per law in proportion to its weights, never one of weight 0; token 0 if all weights are 0."""
         tokens = self._invert(weights, 1, counter).squeeze(-1)
         return tokens.clamp(min=0)
 
     def draw_iid(
-        self, laws: Float[Tensor, "batch node vocab"], k: int, counter: int | Int[Tensor, "batch ..."]
+        self, laws: Float[Tensor, "batch node vocab"], k: int, counter: int | Int[Tensor, "..."]
     ) -> Int[Tensor, "batch node k"]:
         """`k` independent tokens of each law, duplicates kept; `NO_TOKEN` where a law is all zero."""
         return self._invert(laws, k, counter)
 
     def draw_without_replacement(
-        self, laws: Float[Tensor, "batch node vocab"], k: int, counter: int | Int[Tensor, "batch ..."]
+        self, laws: Float[Tensor, "batch node vocab"], k: int, counter: int | Int[Tensor, "..."]
     ) -> Int[Tensor, "batch node k"]:
         """`k` distinct tokens in draw order, by one exponential race; `NO_TOKEN` after the last of the support."""
         race = laws.float() / self.exponentials(_counters(counter, laws[..., 0]), laws.shape[-1])

@@ -5,11 +5,13 @@ from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from backend.errors import Incompatible, TreebenchError
-from runners.cli import run_hydra
+from runners.cli import one_line, run_hydra
+from runners.losslessness import losslessness
 from runners.measure import measure, measure_stages, num_pairs
 from runners.point import build
 from runners.prompts import load_questions
@@ -24,7 +26,12 @@ statuses: list[str] = []
 
 def run(cfg: DictConfig) -> None:
     """One point: measure it unless a record of it exists, write the record, say how it went."""
-    config = to_plain(cfg)
+    try:
+        config = to_plain(cfg)
+    except OmegaConfBaseException as error:
+        console.print(f"failed: {one_line(error)}", style="red")
+        statuses.append("failed")
+        return
     record = new_record(config, "failed")
     folder = Path(config["output"]) / point_name(vars(record), record.config_hash)
     done = read_point(folder) if not config["force"] else None
@@ -59,6 +66,8 @@ def measure_point(config: dict[str, Any]) -> tuple[RunRecord, Any]:
         pairs = measure(point, questions, config, lambda: progress.advance(bar))
         progress.update(bar, description=f"{title}: stage clocks")
         stages = measure_stages(point, pairs, config)
+        progress.update(bar, description=f"{title}: losslessness report")
+        record.losslessness = losslessness(point, pairs, config)
     return summarize(record, point, pairs, stages), steps_table(pairs)
 
 

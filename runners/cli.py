@@ -4,12 +4,14 @@ import os
 import re
 import sys
 from collections.abc import Callable
+from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 
 import hydra
 from hydra.errors import HydraException
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
+from transformers.utils.logging import disable_progress_bar
 
 from backend.errors import TreebenchError
 from backend.registry import suggestion
@@ -18,6 +20,7 @@ from backend.registry import suggestion
 def run_hydra(task: Callable[[DictConfig], None], config_path: str, config_name: str) -> None:
     """Like `hydra.main`, with `plugins=FOLDER` and one-line errors; exits with 2 if the config cannot be composed."""
     os.environ["HYDRA_FULL_ERROR"] = "1"  # raise instead of printing; the line below is ours
+    disable_progress_bar()  # transformers' own bars while weights load
     try:
         use_plugins(sys.argv)
         hydra.main(config_path=config_path, config_name=config_name, version_base="1.3")(task)()
@@ -35,8 +38,6 @@ def use_plugins(argv: list[str]) -> None:
 
 
 def load_plugins(folder: Path) -> None:
-    from importlib.util import module_from_spec, spec_from_file_location
-
     if not folder.is_dir():
         raise TreebenchError(f"plugins={folder}: no such folder")
     for file in sorted(folder.glob("*.py")):
@@ -56,6 +57,6 @@ def one_line(error: BaseException) -> str:
         return f"unknown {group} {name!r}{suggestion(name, options)}; choose one of: {', '.join(options)}"
     if found := re.search(r"Could not override '([^']*)'", text):
         return f"there is no option {found[1]!r}; --help lists what there is, +{found[1]}=... adds a new one"
-    if found := re.search(r"Missing mandatory value: (\S+)", text):
+    if found := re.search(r"Missing mandatory value: .*full_key: (\S+)", text, re.DOTALL):
         return f"{found[1]} is not set: give it a value on the command line, {found[1]}=..."
     return " ".join(text.split())

@@ -140,10 +140,11 @@ def prefill(decoder: Decoder, requests: Sequence[Request], limits: Limits) -> Pr
     return Progress(requests, limits, decoder.target)
 
 
-def pad(prompts: Sequence[list[int]], device: torch.device) -> tuple[Int[Tensor, "batch prompt"], Int[Tensor, " batch"]]:
+def pad(
+    prompts: Sequence[list[int]], device: torch.device
+) -> tuple[Int[Tensor, "batch prompt"], Int[Tensor, " batch"]]:
     """Right-padded token ids and their lengths."""
     longest = max(len(prompt) for prompt in prompts)
     rows = [prompt + [0] * (longest - len(prompt)) for prompt in prompts]
     tokens = torch.tensor(rows, dtype=torch.int64, device=device).reshape(len(prompts), longest)
     return tokens, torch.tensor([len(prompt) for prompt in prompts], device=device)
-

@@ -2,12 +2,12 @@
 
 import random
 import zlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from backend.timing import Stopwatch
-from runners.decoding import Decoder, Generation, Limits, Request, generate
+from runners.decoding import Generation, Limits, Request, generate
 from runners.point import Point, stop_stage_clock, with_stage_clock
 from runners.prompts import Question, render
 
@@ -24,19 +24,21 @@ class Pair:
     method: list[Generation] = field(default_factory=list)
 
 
-def measure(point: Point, questions: Sequence[Question], config: Any, advance: Callable[[], None]) -> list[Pair]:
+def measure(
+    point: Point, questions: Sequence[Question], config: Mapping[str, Any], advance: Callable[[], None]
+) -> list[Pair]:
     """Time all turns of all questions. Later turns go on from the baseline's first answer, for both arms."""
     order = random.Random(config["seed"])
     answers: dict[str, list[str]] = {question.id: [] for question in questions}
     pairs = []
     for turn in range(max(len(question.turns) for question in questions)):
-        for pair in _pairs(point, questions, turn, answers, config["batch_size"]):
+        for pair in _pairs(point, questions, turn, answers, config):
             if not pairs:
                 warm_up(point, pair.requests)
             for _ in range(config["repeats"]):
                 _decode_both(point, pair, order)
             for (question, _), tokens in zip(pair.prompts, pair.baseline[0].tokens, strict=True):
-                answers[question.id].append(point.loaded.tokenizer.decode(tokens, skip_special_tokens=True))
+                answers[question.id].append(str(point.loaded.tokenizer.decode(tokens, skip_special_tokens=True)))
             pairs.append(pair)
             advance()
     return pairs
@@ -47,7 +49,10 @@ def num_pairs(questions: Sequence[Question], batch_size: int) -> int:
     return sum(-(-sum(len(q.turns) > turn for q in questions) // batch_size) for turn in turns)
 
 
-def _pairs(point: Point, questions: Sequence[Question], turn: int, answers: dict, batch_size: int) -> Iterator[Pair]:
+def _pairs(
+    point: Point, questions: Sequence[Question], turn: int, answers: dict[str, list[str]], config: Mapping[str, Any]
+) -> Iterator[Pair]:
+    system, batch_size = config["task"].get("system"), config["batch_size"]
     asked = [question for question in questions if len(question.turns) > turn]
     for first in range(0, len(asked), batch_size):
         batch = asked[first : first + batch_size]
@@ -56,7 +61,7 @@ def _pairs(point: Point, questions: Sequence[Question], turn: int, answers: dict
             requests=[
                 Request(
                     sequence=zlib.crc32(f"{question.id}/{turn}".encode()),
-                    prompt=render(point.loaded.tokenizer, question.turns[: turn + 1], answers[question.id]),
+                    prompt=render(point.loaded.tokenizer, question.turns, answers[question.id], system),
                 )
                 for question in batch
             ],
@@ -74,14 +79,10 @@ def _decode_both(point: Point, pair: Pair, order: random.Random) -> None:
     arms = [(point.baseline, pair.baseline), (point.method, pair.method)]
     order.shuffle(arms)
     for decoder, generations in arms:
-        generations.append(_decode(decoder, pair.requests, point.limits, Stopwatch(decoder.target.device)))
+        generations.append(generate(decoder, pair.requests, point.limits, Stopwatch(decoder.target.device)))
 
 
-def _decode(decoder: Decoder, requests: Sequence[Request], limits: Limits, clock: Stopwatch) -> Generation:
-    return generate(decoder, requests, limits, clock)
-
-
-def measure_stages(point: Point, pairs: Sequence[Pair], config: Any) -> dict[str, float]:
+def measure_stages(point: Point, pairs: Sequence[Pair], config: Mapping[str, Any]) -> dict[str, float]:
     """Seconds per stage of the method over the first prompts, from a pass of its own: these clocks cost time.
 
     `forward` is what models spent inside draft and verify; `other` is the loop itself.

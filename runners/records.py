@@ -99,8 +99,13 @@ class RunRecord:
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> "RunRecord":
         """Unknown keys are ignored, so that a later minor addition can still be read."""
-        known = {f.name for f in fields(cls)}
-        record = cls(**{key: value for key, value in values.items() if key in known})
-        record.units = [Unit(**unit) for unit in values.get("units", [])]
-        record.prompts = [PromptRecord(**prompt) for prompt in values.get("prompts", [])]
-        return record
+        parts = {
+            "units": [Unit(**_known(Unit, unit)) for unit in values.get("units", [])],
+            "prompts": [PromptRecord(**_known(PromptRecord, prompt)) for prompt in values.get("prompts", [])],
+        }
+        return cls(**_known(cls, values) | parts)
+
+
+def _known(kind: type, values: dict[str, Any]) -> dict[str, Any]:
+    names = {field.name for field in fields(kind)}
+    return {key: value for key, value in values.items() if key in names}

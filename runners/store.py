@@ -20,7 +20,7 @@ import pandas
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from runners.records import SCHEMA_VERSION, STEP_COLUMNS, PromptRecord, RunRecord, Unit
+from runners.records import SCHEMA_VERSION, STEP_COLUMNS, RunRecord
 
 RUN_FILE = "run.json"
 STEPS_FILE = "steps.parquet"
@@ -152,6 +152,14 @@ def read_runs(sweep_dir: Path) -> tuple[list[StoredRun], list[str]]:
     return runs, problems
 
 
+def read_point(folder: Path) -> RunRecord | None:
+    """The record of one point; None where there is none or it cannot be read."""
+    try:
+        return _read_record(folder / RUN_FILE)
+    except (OSError, ValueError):
+        return None
+
+
 def _read_record(path: Path) -> RunRecord:
     """ValueError says in one line what is wrong."""
     try:
@@ -162,18 +170,11 @@ def _read_record(path: Path) -> RunRecord:
     if version != SCHEMA_VERSION:
         raise ValueError(f"schema version {version!r}, this code reads {SCHEMA_VERSION}")
     try:
-        record = RunRecord.from_dict(values | {"units": [], "prompts": []})
-        record.units = [_known(Unit, unit) for unit in values.get("units", [])]
-        record.prompts = [_known(PromptRecord, prompt) for prompt in values.get("prompts", [])]
+        record = RunRecord.from_dict(values)
     except (TypeError, AttributeError) as error:
         raise ValueError(f"fields missing or malformed ({error})") from error
     _check_fields(record)
     return record
-
-
-def _known(kind: type, values: dict[str, Any]) -> Any:
-    """Like RunRecord.from_dict, a part of a record may have fields that a later minor version added."""
-    return kind(**{field.name: values[field.name] for field in fields(kind) if field.name in values})
 
 
 def _check_fields(record: RunRecord) -> None:

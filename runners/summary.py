@@ -56,7 +56,11 @@ def summarize(record: RunRecord, point: Point, pairs: Sequence[Pair], stages: di
         first = len(record.prompts)
         record.prompts += _prompt_records(point, pair)
         record.units.append(_unit(pair, list(range(first, len(record.prompts)))))
-    speedups, rates, lengths = speedup_summary(record.units), token_rates(record.units), acceptance_length(record.prompts)
+    speedups, rates, lengths = (
+        speedup_summary(record.units),
+        token_rates(record.units),
+        acceptance_length(record.prompts),
+    )
     record.reason = speedups.note
     record.acceptance, record.lossless = point.method.rule.name, point.method.rule.lossless
     record.num_prompts = len(record.prompts)
@@ -152,6 +156,7 @@ def environment() -> dict[str, Any]:
         "cpu": cpu_name(),
         "gpu": gpu,
         "threads": torch.get_num_threads(),
+        "device_name": gpu or cpu_name(),
         "mode": "eager",
     }
 

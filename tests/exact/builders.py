@@ -14,7 +14,7 @@ from backend.random import NO_TOKEN, RandomStream
 from backend.sampling import Sampler
 from backend.tree import NO_NODE, Accepted, Draft, Proposal, TokenTree
 
-from .laws import LawDrafter
+from .models import LawDrafter
 from .rational import ExactTensor
 
 SAMPLER = Sampler(1.0)

@@ -1,10 +1,8 @@
 """The exact law of what an algorithm and an acceptance rule emit, against the target's own."""
 
-import random
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from fractions import Fraction
-from functools import cache
 from typing import Any, Protocol
 
 import torch
@@ -16,10 +14,9 @@ from backend.sampling import Sampler
 from backend.tree import NO_NODE, Accepted, Draft, TokenTree
 
 from .branching import EnumeratingStream, Replay, enumerate_runs
-from .rational import ExactFactories, ExactTensor, is_exact, number_of_log
+from .models import Law, LawDrafter, Model, String
+from .rational import ExactFactories, ExactTensor, is_exact
 
-String = tuple[int, ...]
-Law = Callable[[String], Sequence[Fraction]]  # of the next token, after the tokens emitted so far
 Emissions = dict[String, Fraction]
 PROMPT_TOKEN = 0
 
@@ -28,47 +25,6 @@ class GrowsTrees(Protocol):
     def grow(self, tree: TokenTree, random: RandomStream) -> Draft: ...
 
     def observe(self, draft: Draft, accepted: Accepted) -> None: ...
-
-
-class Model:
-    """A language model that is a table; gives exact log-probabilities at the nodes of a tree."""
-
-    def __init__(self, law: Law) -> None:
-        self.law = law
-        self.known: dict[String, list[int]] = {}
-
-    def logits(self, contexts: Sequence[String], tree: TokenTree, nodes: Tensor) -> ExactTensor:
-        """By the tokens on the path of each node; padding gets the root's."""
-        tokens, parents = tree.tokens.tolist(), tree.parents.tolist()
-
-        def path(row: int, node: int) -> String:
-            return (*path(row, parents[row][node]), tokens[row][node]) if node > 0 else contexts[row]
-
-        return ExactTensor(
-            torch.tensor([[self.numbers(path(row, node)) for node in some] for row, some in enumerate(nodes.tolist())])
-        )
-
-    def numbers(self, context: String) -> list[int]:
-        if context not in self.known:
-            self.known[context] = [number_of_log(prob) for prob in self.law(context)]
-        return self.known[context]
-
-
-class LawDrafter:
-    """A drafter over a table; `contexts` are the tokens committed in each row."""
-
-    name = "law"
-
-    def __init__(self, law: Law) -> None:
-        self.model = Model(law)
-        self.contexts: list[String] = []
-
-    def prefill(self, prompts: Tensor, lengths: Tensor, features: Tensor | None) -> None: ...
-
-    def expand(self, tree: TokenTree, nodes: Tensor) -> Tensor:
-        return self.model.logits(self.contexts, tree, nodes)
-
-    def commit(self, tree: TokenTree, accepted: Accepted, features: Tensor | None) -> None: ...
 
 
 MakeAlgorithm = Callable[[LawDrafter], GrowsTrees]
@@ -134,7 +90,9 @@ def _distinct_drafts(grown: list[tuple[int, Any, Replay]]) -> list[tuple[Draft, 
     batches: dict[int, tuple[Draft, list[int], list[int], list[Fraction]]] = {}
     for key, (case, draft, row) in found.items():
         _, rows, cases, probabilities = batches.setdefault(id(draft), (draft, [], [], []))
-        rows.append(row), cases.append(case), probabilities.append(chances[key])
+        rows.append(row)
+        cases.append(case)
+        probabilities.append(chances[key])
     return [(_rows(draft, rows), cases, probabilities) for draft, rows, cases, probabilities in batches.values()]
 
 
@@ -160,7 +118,7 @@ def _rows(draft: Draft, rows: list[int]) -> Draft:
 
 
 def emissions_of(make: MakeAlgorithm, rule: AcceptanceRule, target: Law, draft_law: Law, steps: int = 2) -> Emissions:
-    """The joint law of what `steps` steps emit, noise being fresh in each (see `joint_emissions_of`, `uses_fresh_noise`)."""
+    """The joint law of what `steps` steps emit if noise is fresh in each (`uses_fresh_noise`) and no state is kept."""
     emissions: Emissions = {(): Fraction(1)}
     for _ in range(steps):
         laws = step_laws(make, rule, target, draft_law, list(emissions))
@@ -245,17 +203,3 @@ def total_variation(law: Emissions, target: Law) -> Fraction:
 
 def mean_tokens(emissions: Emissions) -> Fraction:
     return sum((len(emitted) * chance for emitted, chance in emissions.items()), Fraction(0))
-
-
-def random_law(seed: int, vocabulary: int, kind: str) -> Law:
-    """A law that depends on the whole context: dense, sparse (some zeros) or one-hot."""
-
-    def law(context: String) -> Sequence[Fraction]:
-        source = random.Random(f"{seed} {context}")
-        weights = [source.randint(1, 6) for _ in range(vocabulary)]
-        support = {"dense": vocabulary, "sparse": source.randint(1, vocabulary - 1), "one-hot": 1}[kind]
-        kept = source.sample(range(vocabulary), support)
-        total = sum(weights[token] for token in kept)
-        return [Fraction(weights[token] if token in kept else 0, total) for token in range(vocabulary)]
-
-    return cache(law)

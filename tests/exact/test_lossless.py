@@ -14,10 +14,10 @@ from .laws import (
     joint_emissions_of,
     law_of,
     mean_tokens,
-    random_law,
     total_variation,
     uses_fresh_noise,
 )
+from .models import random_law
 
 IID, WITHOUT = Proposal.IID, Proposal.WITHOUT_REPLACEMENT
 
@@ -43,15 +43,17 @@ PAIRS = [
         for rule in ("recursive_rejection", "traversal")
     ],
 ]
-SLOW_TO_ENUMERATE = {"layerwise", "without_deep"}
+ONE_STEP = {"chain", "layerwise", "without_deep", "without_wide", ("iid", "traversal")}
+ONE_STEP |= {(builder, "target_sampling") for builder in ("heap", "iid_wide")}  # too many outcomes for two steps
 
 
 @pytest.mark.lossless
 @pytest.mark.parametrize("kind", ["dense", "sparse", "one-hot"])
 @pytest.mark.parametrize(("builder", "rule"), PAIRS)
 def test_two_steps_have_the_target_law(builder, rule, kind):
-    steps = 1 if kind == "dense" and builder in SLOW_TO_ENUMERATE else 2
-    target, draft_law = random_law(1, 3, kind), random_law(2, 3, kind)
+    steps = 1 if kind == "dense" and (builder in ONE_STEP or (builder, rule) in ONE_STEP) else 2
+    seed = {"dense": 1, "sparse": 5, "one-hot": 10}[kind]  # pairs that agree often enough to accept tokens
+    target, draft_law = random_law(seed, 3, kind), random_law(seed + 20, 3, kind)
     law = law_of(BUILDERS[builder], create_rule(rule), target, draft_law, steps)
     assert sum(law.values()) == 1
     assert total_variation(law, target) == 0
@@ -62,7 +64,8 @@ def test_two_steps_have_the_target_law(builder, rule, kind):
 def test_four_tokens_with_other_supports(builder, rule):
     """A sparse draft of a dense target and the reverse: dead ends, exhausted supports, disjoint supports."""
     for kinds in (("dense", "sparse"), ("sparse", "dense"), ("sparse", "one-hot")):
-        target, draft_law = (random_law(seed, 4 if "wide" in builder else 3, kind) for seed, kind in enumerate(kinds, 5))
+        vocabulary = 4 if "wide" in builder else 3
+        target, draft_law = random_law(5, vocabulary, kinds[0]), random_law(6, vocabulary, kinds[1])
         assert total_variation(law_of(BUILDERS[builder], create_rule(rule), target, draft_law, steps=1), target) == 0
 
 
@@ -70,7 +73,11 @@ def test_four_tokens_with_other_supports(builder, rule):
 @pytest.mark.parametrize(("proposal", "rule"), [(IID, "multi_step"), (WITHOUT, "traversal")])
 def test_whole_runs_agree_with_steps_taken_apart(proposal, rule):
     target, draft_law = random_law(3, 2, "dense"), random_law(4, 2, "dense")
-    arguments = lambda drafter: Sampled(drafter, (2,), proposal), create_rule(rule), target, draft_law  # noqa: E731
+
+    def make(drafter):
+        return Sampled(drafter, (2,), proposal)
+
+    arguments = make, create_rule(rule), target, draft_law
     assert joint_emissions_of(*arguments) == emissions_of(*arguments)
     assert uses_fresh_noise(*arguments)
 
@@ -82,23 +89,22 @@ def test_layerwise_growth_has_the_law_of_the_heap():
     assert heap == layers
 
 
-def test_a_draft_equal_to_the_target_is_accepted_whole():
+@pytest.mark.parametrize(("builder", "rule"), [pair for pair in PAIRS if pair[1] != "target_sampling"])
+def test_a_draft_equal_to_the_target_is_accepted_down_to_a_leaf(builder, rule):
     target = random_law(1, 3, "dense")
-    for builder, rule in PAIRS:
-        if rule != "target_sampling":
-            emissions = emissions_of(BUILDERS[builder], create_rule(rule), target, target, 1)
-            depths = {"heap": (2, 3, 4), "layerwise": (2, 3)}.get(builder, (len(BUILDERS[builder](None).widths) + 1,))  # pyright: ignore
-            assert {len(emitted) for emitted in emissions} <= set(depths)
+    emissions = emissions_of(BUILDERS[builder], create_rule(rule), target, target, 1)
+    shortest = {"chain": 4, "iid_wide": 2, "without_wide": 2, "without_deep": 4, "heap": 2, "layerwise": 2}
+    assert min(len(emitted) for emitted in emissions) == shortest.get(builder, 3)
 
 
 def test_traversal_never_accepts_less():
-    for seed in range(5):
+    for seed in range(2):
         target, draft_law = random_law(seed, 3, "dense"), random_law(seed + 50, 3, "dense")
-        means = [
+        recursive, traversal = (
             mean_tokens(emissions_of(BUILDERS["without"], create_rule(rule), target, draft_law, 1))
-            for rule in ("target_sampling", "recursive_rejection", "traversal")
-        ]
-        assert means[1] <= means[2]
+            for rule in ("recursive_rejection", "traversal")
+        )
+        assert recursive <= traversal
 
 
 TOY_TARGET = [Fraction(mass, 100) for mass in (35, 25, 20, 15, 5)]

