@@ -4,10 +4,12 @@ Weights stay where they are named; every replacement computes what the module co
 """
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from transformers import PreTrainedModel
 
 SIBLINGS = (("q_proj", "k_proj", "v_proj"), ("gate_proj", "up_proj"))  # linears that read one input
 
@@ -21,6 +23,13 @@ def fuse(model: nn.Module) -> None:
             linears = [getattr(module, name, None) for name in names]
             if all(type(linear) is nn.Linear and "forward" not in vars(linear) for linear in linears):
                 _share_input(linears)  # type: ignore[arg-type]
+
+
+def matrix_product_for(num_rows: int, model: PreTrainedModel) -> AbstractContextManager[None]:
+    """On a CPU, torch's own bf16 product reads a matrix for a single row about 1.5 times faster than oneDNN's."""
+    if num_rows == 1 and model.dtype == torch.bfloat16 and model.device.type == "cpu":
+        return torch.backends.mkldnn.flags(enabled=False, allow_tf32=None)
+    return nullcontext()
 
 
 def _is_plain_rms_norm(module: nn.Module) -> bool:
