@@ -9,7 +9,7 @@ from backend.tree import Draft, TokenTree
 
 @register("chain")
 class Chain(TreeAlgorithm):
-    """Each token follows the last, the likeliest one or one drawn from the drafter's law; ends where none is offered."""
+    """Each token follows the last, the likeliest or one drawn from the drafter's law; it ends where none is offered."""
 
     def __init__(self, drafter: Drafter, *, depth: int, children: str, draft_temperature: float) -> None:
         self.drafter = drafter

@@ -68,7 +68,7 @@ class DySpec(TreeAlgorithm):
         return compact(new.masked_fill((first_slot <= cut) | (new == NO_NODE), NO_NODE))
 
     def _algorithm1(self, growth: Growth) -> Int[Tensor, "batch kept"]:
-        """The paper's loop: pop the best slot, draw its token, push its child's slots. Its siblings wait in the heap."""
+        """The paper's loop: pop the best slot, draw its token, push its child's slots; siblings wait in the heap."""
         heaps = [[] for _ in growth.root]
         orders = [[()] for _ in heaps]  # draw order along the path of each node; ties pop ancestors and elders first
         node, values = growth.root, torch.ones_like(growth.tree.log_probs)

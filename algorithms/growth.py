@@ -77,9 +77,13 @@ class Growth:
         self.laws.append(laws)
         iid = self.children.proposal is Proposal.IID
         draw = self.random.draw_iid if iid else self.random.draw_without_replacement
-        tokens = draw(laws, width, nodes)
+        tokens = draw(laws, width, self._ranks(nodes))
         drawn = laws.gather(2, tokens.clamp(min=0)).log()
         return Offspring(tokens.clamp(min=0), drawn.masked_fill(tokens < 0, -torch.inf))
+
+    def _ranks(self, nodes: Int[Tensor, "batch frontier"]) -> Int[Tensor, "batch frontier"]:
+        """A node's number among its own row's nodes: it counts draws, which must not depend on the other rows."""
+        return (self.tree.exists.cumsum(1) - 1).gather(1, nodes.clamp(min=0))
 
     def add(self, nodes: Int[Tensor, "batch frontier"], offspring: Offspring) -> Int[Tensor, "batch new"]:
         """Make the candidates nodes; returns them, `NO_NODE` where there was none."""

@@ -33,7 +33,7 @@ def matrix_product_for(num_rows: int, model: PreTrainedModel) -> AbstractContext
 
 
 def _is_plain_rms_norm(module: nn.Module) -> bool:
-    """Named RMSNorm, with one weight and an epsilon, and equal to torch's on a trial input (some add 1 to the weight)."""
+    """Named RMSNorm, with a weight and an epsilon, and equal to torch's on a trial input (some add 1 to it)."""
     if not type(module).__name__.endswith("RMSNorm") or not hasattr(module, "variance_epsilon"):
         return False
     weight = getattr(module, "weight", None)

@@ -9,7 +9,7 @@ import torch
 
 
 class Stopwatch:
-    """Seconds of a whole run and, with `stages` on, of its stages; without them a stage costs nothing and syncs nothing.
+    """Seconds of a run and, with `stages` on, of its stages; with them off a stage costs and syncs nothing.
 
     Speed is measured in a pass without stages; the stage clocks of a second pass give the split.
     """

@@ -42,7 +42,8 @@ def load_plugins(folder: Path) -> None:
         raise TreebenchError(f"plugins={folder}: no such folder")
     for file in sorted(folder.glob("*.py")):
         spec = spec_from_file_location(f"treebench_plugin_{file.stem}", file)
-        assert spec is not None and spec.loader is not None
+        if spec is None or spec.loader is None:
+            raise TreebenchError(f"plugins: {file} cannot be imported")
         module = module_from_spec(spec)
         sys.modules[spec.name] = module
         spec.loader.exec_module(module)
