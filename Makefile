@@ -26,7 +26,7 @@ bench: setup ## the main job: five algorithms, two tasks, the real model; table 
 	$(BIN)/python -m analysis.report $(SWEEP)
 
 test: setup ## all tests that need no GPU and are not slow
-	$(TEST_ENV) $(BIN)/python -m pytest -n 2 -q -m "not slow and not gpu"
+	$(TEST_ENV) $(BIN)/python -m pytest -n 2 --dist loadgroup -q -m "not slow and not gpu"
 
 test-slow: setup ## the slow tests: real prompts, peers, statistics
 	HF_HUB_OFFLINE=1 WANDB_MODE=disabled $(BIN)/python -m pytest -q -m "slow and not gpu"

@@ -1,8 +1,8 @@
 """Finds algorithms by name: every file of this folder registers one, plug-ins register theirs when imported."""
 
 import inspect
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, cast
 
 from algorithms.base import Drafter, TreeAlgorithm
 from backend.errors import TreebenchError
@@ -19,8 +19,9 @@ def needs_drafter(name: str) -> bool:
 def create(name: str, drafter: Drafter | None, options: Mapping[str, Any]) -> TreeAlgorithm:
     """Build an algorithm; `options` are the values of its YAML file, one per keyword parameter of its constructor."""
     ALGORITHMS.check(name, options)
+    algorithm = cast(Callable[..., TreeAlgorithm], ALGORITHMS.find(name))
     if not needs_drafter(name):
-        return ALGORITHMS.find(name)(**options)
+        return algorithm(**options)
     if drafter is None:
         raise TreebenchError(f"algorithm {name} needs a drafter: choose one with drafter=NAME")
-    return ALGORITHMS.find(name)(drafter, **options)
+    return algorithm(drafter, **options)

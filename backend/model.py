@@ -41,7 +41,7 @@ class TreeModel:
 
     @property
     def vocab_size(self) -> int:
-        return self.model.get_output_embeddings().weight.shape[0]
+        return self.model.config.get_text_config().vocab_size
 
     def allocate(self, batch: int, capacity: int) -> None:
         """Make room for `capacity` tokens per row, committed ones and those of the current tree together."""
@@ -58,14 +58,14 @@ class TreeModel:
         cache = self._cache()
         cache.require(prompts.shape[1])
         if prompts.shape[1]:
-            self._forward(prompts, prompt_plan(*prompts.shape, self.device), keep=1)
+            self._forward(prompts, prompt_plan(prompts.shape[0], prompts.shape[1], self.device), keep=1)
         cache.start(lengths)
         self.entries = lengths.new_empty(prompts.shape[0], 0)
 
     def score_text(self, tokens: Int[Tensor, "batch text"], last: int) -> Float[Tensor, "batch last vocab"]:
         """Logits after each of the `last` tokens, from one causal pass; forgets what was cached."""
-        self.allocate(*tokens.shape)
-        logits = self._forward(tokens, prompt_plan(*tokens.shape, self.device), keep=last)
+        self.allocate(tokens.shape[0], tokens.shape[1])
+        logits = self._forward(tokens, prompt_plan(tokens.shape[0], tokens.shape[1], self.device), keep=last)
         self._cache().start(torch.zeros_like(tokens[:, 0]))
         return logits
 

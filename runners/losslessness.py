@@ -37,7 +37,7 @@ def losslessness(point: Point, pairs: Sequence[Pair], config: Mapping[str, Any])
     if point.method.drafter is not None:
         answers["control"] = [_control(point, request) for request, _, _ in controls]
     check = _gaps if config["temperature"] == 0 else _surprisal
-    report = {
+    report: dict[str, Any] = {
         arm: check(point, [request for request, _, _ in texts], tokens)
         for arm, tokens in answers.items()
         if any(tokens)

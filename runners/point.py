@@ -83,7 +83,7 @@ def with_stage_clock(config: Mapping[str, Any], method: Decoder, clock: Stopwatc
     _set_clock(method, clock)
     if method.drafter is None:
         return method
-    drafter = ClockedDrafter(method.drafter, clock)
+    drafter: Any = ClockedDrafter(method.drafter, clock)
     return replace(method, algorithm=create_algorithm(config, drafter), drafter=drafter)
 
 

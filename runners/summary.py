@@ -105,7 +105,7 @@ def _prompt_records(point: Point, pair: Pair) -> list[PromptRecord]:
             steps=sum(emitted[row] > 0 for emitted in method.emitted),
             identical=tokens == expected,
             first_divergence=first_divergence(tokens, expected),
-            text=point.loaded.tokenizer.decode(tokens, skip_special_tokens=True),
+            text=str(point.loaded.tokenizer.decode(tokens, skip_special_tokens=True)),
         )
         for row, ((question, turn), request, tokens, expected) in enumerate(
             zip(pair.prompts, pair.requests, method.tokens, baseline.tokens, strict=True)

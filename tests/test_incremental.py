@@ -4,6 +4,7 @@ A drafter whose cache points at the wrong nodes still gives lossless output, onl
 """
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -69,7 +70,7 @@ def test_incremental_expansion_equals_one_shot(name, variant, kind):
     decoder = make_decoder(name, variant, kind)
     requests = [prompts([7])[0], prompts([12])[0]]
     assert decoder.drafter is not None
-    recorder = Recorder(decoder.drafter, requests)
+    recorder: Any = Recorder(decoder.drafter, requests)
 
     def fresh(committed: list[list[int]]) -> Drafter:
         drafter = make_drafter(kind, decoder.target)

@@ -2,6 +2,7 @@
 
 import copy
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -54,7 +55,7 @@ class SkippedLayer(nn.Module):
         super().__init__()
         object.__setattr__(self, "layer", layer)  # not a submodule: it must not be traversed or moved
 
-    def __getattr__(self, name: str) -> object:
+    def __getattr__(self, name: str) -> Any:
         return getattr(object.__getattribute__(self, "layer"), name)
 
     def forward(self, hidden_states: Tensor, *args: object, **kwargs: object) -> Tensor:
@@ -88,7 +89,7 @@ def layer_list_path(model: PreTrainedModel) -> str:
     return found[0]
 
 
-def _with_submodule(module: nn.Module, path: list[str], replacement: nn.Module):
+def _with_submodule(module: nn.Module, path: list[str], replacement: nn.Module) -> Any:
     """Shallow copies along the path, everything else shared."""
     clone = copy.copy(module)
     clone._modules = dict(module._modules)

@@ -1,0 +1,82 @@
+"""The default model on real prompts: every algorithm with its own drafter gives the target's greedy text in fp32."""
+
+from dataclasses import replace
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from hydra import compose, initialize_config_dir
+from omegaconf import OmegaConf
+
+from algorithms.registry import ALGORITHMS
+from backend.loading import load_target
+from backend.timing import Stopwatch
+from runners.decoding import Request, generate
+from runners.point import Point, build
+from runners.prompts import load_questions, render
+
+CONF = str(Path(__file__).parent.parent / "conf")
+BATCH = 4
+pytestmark = [pytest.mark.lossless, pytest.mark.xdist_group("real model")]
+DRAFTING = [name for name in ALGORITHMS.all() if name != "autoregressive"]
+
+
+def config_of(algorithm: str) -> dict[str, Any]:
+    with initialize_config_dir(CONF, version_base="1.3"):
+        cfg = compose("benchmark", [f"algorithm={algorithm}"])
+    config = OmegaConf.to_container(cfg, resolve=True)
+    assert isinstance(config, dict)
+    return {str(key): value for key, value in config.items()}
+
+
+@cache
+def point_of(algorithm: str) -> Point:
+    return build(config_of(algorithm))
+
+
+@cache
+def requests(num_prompts: int) -> tuple[Request, ...]:
+    tokenizer = point_of("autoregressive").loaded.tokenizer
+    tasks: list[Any] = [OmegaConf.to_container(OmegaConf.load(f"{CONF}/task/{t}.yaml")) for t in ("humaneval", "chat")]
+    questions = [question for task in tasks for question in load_questions(task, num_prompts // 2, seed=0)]
+    return tuple(Request(i, render(tokenizer, question.turns, [])) for i, question in enumerate(questions))
+
+
+def decode(point: Point, batch: tuple[Request, ...], new_tokens: int) -> list[list[int]]:
+    limits = replace(point.limits, max_new_tokens=new_tokens)
+    return generate(point.method, batch, limits, Stopwatch(torch.device("cpu"))).tokens
+
+
+@cache
+def plain_answers(num_prompts: int, new_tokens: int) -> tuple[list[int], ...]:
+    """Plain decoding, one prompt at a time; each token is the argmax of one untouched pass over the whole text."""
+    point, untouched = point_of("autoregressive"), load_target(config_of("autoregressive")["target"]).model
+    answers = []
+    for request in requests(num_prompts):
+        answer = decode(point, (request,), new_tokens)[0]
+        text = torch.tensor([request.prompt + answer[:-1]])
+        with torch.inference_mode():
+            logits = untouched(text).logits[0, -len(answer) :]
+        assert logits.argmax(1).tolist() == answer
+        answers.append(answer)
+    return tuple(answers)
+
+
+def check(algorithm: str, num_prompts: int, new_tokens: int) -> None:
+    expected = plain_answers(num_prompts, new_tokens)
+    for first in range(0, num_prompts, BATCH):
+        batch = requests(num_prompts)[first : first + BATCH]
+        assert decode(point_of(algorithm), batch, new_tokens) == list(expected[first : first + BATCH])
+
+
+@pytest.mark.parametrize("algorithm", DRAFTING)
+def test_four_real_prompts(algorithm):
+    check(algorithm, num_prompts=4, new_tokens=24)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("algorithm", DRAFTING)
+def test_twenty_real_prompts(algorithm):
+    check(algorithm, num_prompts=20, new_tokens=128)
