@@ -7,7 +7,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from backend.random import RandomStream
-from backend.tree import Accepted, Draft, Proposal, TokenTree
+from backend.tree import Accepted, Draft, Proposal, TokenTree, Verified
 
 
 @runtime_checkable
@@ -20,9 +20,7 @@ class Drafter(Protocol):
         """Make room for `capacity` tokens per row, drafted ones included."""
         ...
 
-    def prefill(
-        self, prompts: Int[Tensor, "batch prompt"], lengths: Int[Tensor, " batch"], features: Tensor | None
-    ) -> None:
+    def prefill(self, prompts: Int[Tensor, "batch prompt"], lengths: Int[Tensor, " batch"]) -> None:
         """Start new sequences; `prompts` are right-padded and end before the root."""
         ...
 
@@ -30,8 +28,8 @@ class Drafter(Protocol):
         """Log-probabilities (temperature 1, fp32) of the token after each node; -inf where it proposes nothing."""
         ...
 
-    def commit(self, tree: TokenTree, accepted: Accepted, features: Tensor | None) -> None:
-        """Keep what the accepted path shares with the caches, drop the rest of the tree."""
+    def commit(self, tree: TokenTree, accepted: Accepted, verified: Verified) -> None:
+        """Keep what the accepted path shares with the caches, drop the rest of the tree, learn from the target."""
         ...
 
 

@@ -6,12 +6,14 @@ from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
+from pandas import DataFrame
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from analysis.load import Point, Setting, Sweep, by_setting, load_sweep, notes, provenance, warnings
+from analysis.checks import EXPLANATION, checks_table
+from analysis.load import Setting, Sweep, by_setting, load_sweep, notes, provenance, warnings
 from analysis.plots import QUANTITIES, draw, encode
 from analysis.tables import detail_table, latex, markdown, missing_points, points_csv
 from runners.store import write_bytes
@@ -120,8 +122,9 @@ def _slug(setting: Setting) -> str:
 def _print_settings(console: Console, sweep: Sweep) -> None:
     footers = {}  # without repetition, in order
     for setting, points in by_setting(sweep).items():
-        console.print(_terminal_table(setting, points))
-        footers |= dict.fromkeys(provenance(setting, points))
+        console.print(_terminal_table(str(setting), detail_table(points)))
+        console.print(_terminal_table("checks", checks_table(points)))
+        footers |= dict.fromkeys((*provenance(setting, points), EXPLANATION))
     for line in footers:
         console.print(Text(line, style="dim"))
     for line in notes(sweep):
@@ -130,11 +133,10 @@ def _print_settings(console: Console, sweep: Sweep) -> None:
         console.print(Text(f"WARNING: {line}", style="bold red"))
 
 
-def _terminal_table(setting: Setting, points: list[Point]) -> Table:
-    table = Table(title=Text(str(setting), style="bold"), title_justify="left", box=SIMPLE_HEAD, pad_edge=False)
-    cells = detail_table(points)
+def _terminal_table(title: str, cells: DataFrame) -> Table:
+    table = Table(title=Text(title, style="bold"), title_justify="left", box=SIMPLE_HEAD, pad_edge=False)
     for name in cells.columns:
-        words = name in ("algorithm", "task")
+        words = name in ("algorithm", "task", "rule")
         table.add_column(name, justify="left" if words else "right", overflow="fold", no_wrap=not words)
     last = (cells["algorithm"] != cells["algorithm"].shift(-1)) & (cells["task"].nunique() > 1)
     for row, ends_section in zip(cells.itertuples(index=False), last, strict=True):

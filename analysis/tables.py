@@ -8,6 +8,7 @@ from typing import NamedTuple, get_origin
 
 import pandas
 
+from analysis.checks import EXPLANATION, checks_table
 from analysis.load import Point, Setting, Sweep, by_setting, notes, percent, provenance, warnings
 from runners.records import RunRecord
 
@@ -131,9 +132,9 @@ def markdown(sweep: Sweep) -> str:
 def _markdown_setting(setting: Setting, points: list[Point]) -> str:
     cells = paper_cells(points, bold=lambda text: f"**{text}**")
     cells.columns = [f"{task} {title}" for task, title in cells.columns]
-    footer = [f"- {_escape_markdown(line)}" for line in provenance(setting, points)]
+    footer = [f"- {_escape_markdown(line)}" for line in (*provenance(setting, points), EXPLANATION)]
     heading = f"## {_escape_markdown(str(setting))}"
-    tables = [_pipe_table(cells.reset_index()), _pipe_table(detail_table(points))]
+    tables = [_pipe_table(table) for table in (cells.reset_index(), detail_table(points), checks_table(points))]
     return "\n\n".join([heading, *tables, "\n".join(footer)])
 
 

@@ -17,6 +17,7 @@ from backend.timing import Stopwatch
 from backend.tree import Accepted, TokenTree
 
 SUPPORTED_LAYERS = {"full_attention", "sliding_attention", "chunked_attention"}
+TRIAL = [1, 2, 3, 4]  # a token each for a committed prefix, a root and two children
 
 
 class TreeModel:
@@ -28,12 +29,19 @@ class TreeModel:
     """
 
     def __init__(self, model: PreTrainedModel, shapes: dict[int, LayerShape] | None = None) -> None:
+        own_logits = trial_logits(model) if shapes is None else None
         self.model = model
         self.shapes = shapes if shapes is not None else probe(model)
         fuse(model)
+        self._reset()
+        if own_logits is not None:
+            check_trial(self, own_logits)
+            self._reset()
+
+    def _reset(self) -> None:
         self.cache: KVCache | None = None
         self.entries = torch.empty(0, 0, dtype=torch.int64)
-        self.clock = Stopwatch(model.device)
+        self.clock = Stopwatch(self.model.device)
 
     @property
     def device(self) -> torch.device:
@@ -58,7 +66,7 @@ class TreeModel:
         cache = self._cache()
         cache.require(prompts.shape[1])
         if prompts.shape[1]:
-            self._forward(prompts, prompt_plan(prompts.shape[0], prompts.shape[1], self.device), keep=1)
+            self._forward(prompts, prompt_plan(prompts.shape[0], prompts.shape[1], self.device), 1, "prefill")
         cache.start(lengths)
         self.entries = lengths.new_empty(prompts.shape[0], 0)
 
@@ -90,8 +98,8 @@ class TreeModel:
         self.entries = torch.cat([self.entries, nodes], 1)
         return logits
 
-    def _forward(self, tokens: Tensor, plan: ForwardPlan, keep: int) -> Tensor:
-        with self.clock.stage("forward"), matrix_product_for(tokens.numel(), self.model):
+    def _forward(self, tokens: Tensor, plan: ForwardPlan, keep: int, stage: str = "forward") -> Tensor:
+        with self.clock.stage(stage), matrix_product_for(tokens.numel(), self.model):
             output = self.model(
                 input_ids=tokens,
                 position_ids=plan.positions,
@@ -113,10 +121,16 @@ class TreeModel:
 
 
 def max_context(config: Any) -> int:
-    """Longest sequence the model can be verified on; chunked attention only within its first chunk."""
+    """Longest sequence the model can be verified on.
+
+    Chunked attention only within its first chunk; LongRoPE only where it rotates every cached key by its short factors.
+    """
     limit = getattr(config, "max_position_embeddings", None) or getattr(config, "n_positions", None) or 1 << 30
     if "chunked_attention" in (getattr(config, "layer_types", None) or []):
         limit = min(limit, config.attention_chunk_size)
+    for rope in _rope_parameters(config):
+        if rope.get("rope_type") == "longrope":
+            limit = min(limit, rope["original_max_position_embeddings"])
     return limit
 
 
@@ -135,7 +149,17 @@ class _ProbeCache(Cache):
         return 0
 
 
-@torch.inference_mode()
+def check_config(config: Any) -> None:
+    """Refuse what a configuration alone shows to be impossible."""
+    if config.is_encoder_decoder:
+        raise _refused(config, "it is an encoder-decoder")
+    unknown = sorted(set(getattr(config, "layer_types", None) or []) - SUPPORTED_LAYERS)
+    if unknown:
+        raise _refused(config, f"its layers of type {', '.join(unknown)} carry state that a tree cannot share")
+    if any(rope.get("rope_type") == "dynamic" for rope in _rope_parameters(config)):
+        raise _refused(config, "its rotary scaling changes with the current length (rope_type dynamic)")
+
+
 def probe(model: PreTrainedModel) -> dict[int, LayerShape]:
     """Switch the model to tree attention and learn its cache layout from a two-token forward.
 
@@ -143,23 +167,57 @@ def probe(model: PreTrainedModel) -> dict[int, LayerShape]:
     attention that bypasses transformers' attention interface, rotary scaling that depends on the current length.
     """
     config = model.config
-    name = config.model_type
-    refuse = f"the architecture {name!r} cannot be tree-verified: "
-    if config.is_encoder_decoder:
-        raise TreebenchError(refuse + "it is an encoder-decoder")
-    unknown = sorted(set(getattr(config, "layer_types", None) or []) - SUPPORTED_LAYERS)
-    if unknown:
-        raise TreebenchError(refuse + f"its layers of type {', '.join(unknown)} carry state that a tree cannot share")
-    if (getattr(config, "rope_parameters", None) or {}).get("rope_type") == "dynamic":
-        raise TreebenchError(refuse + "its rotary scaling changes with the current length (rope_type dynamic)")
-    cache = _ProbeCache()
+    check_config(config)
+    cache, plan = _ProbeCache(), prompt_plan(1, 2, model.device)
     tokens = torch.zeros(1, 2, dtype=torch.int64, device=model.device)
-    plan = prompt_plan(1, 2, model.device)
     try:
         use_tree_attention(model)
-        model(input_ids=tokens, position_ids=plan.positions, past_key_values=cache, use_cache=True, tree_plan=plan)
-    except (ValueError, TypeError, AttributeError, NotImplementedError) as error:
-        raise TreebenchError(refuse + " ".join(str(error).split())) from error
+        with torch.inference_mode():
+            model(input_ids=tokens, position_ids=plan.positions, past_key_values=cache, use_cache=True, tree_plan=plan)
+    except torch.OutOfMemoryError:
+        raise
+    except (ValueError, TypeError, AttributeError, RuntimeError, TreebenchError) as error:
+        raise _refused(config, " ".join(str(error).split())) from error
     if not cache.shapes or config._attn_implementation != NAME:
-        raise TreebenchError(refuse + "its attention does not go through transformers' attention interface")
+        raise _refused(config, "its attention does not go through transformers' attention interface")
+    if "sliding_attention" in (getattr(config, "layer_types", None) or []) and not plan.windows:
+        raise _refused(config, "its attention function is not told the sliding window")
     return dict(sorted(cache.shapes.items()))
+
+
+def trial_logits(model: PreTrainedModel) -> Float[Tensor, "child vocab"] | None:
+    """What the model's own attention says after two texts that differ in their last token; None if it is replaced."""
+    if model.config._attn_implementation == NAME:
+        return None
+    check_config(model.config)
+    with torch.inference_mode():
+        texts = torch.tensor([TRIAL[:3], [*TRIAL[:2], TRIAL[3]]], device=model.device)
+        return model(input_ids=texts, use_cache=False).logits[:, -1].float()
+
+
+def check_trial(model: "TreeModel", own: Float[Tensor, "child vocab"]) -> None:
+    """Refuse a model whose logits over a tree of the same two texts are not those of its own attention.
+
+    Positions taken from slots, masks or features that never reach our attention would be silently wrong otherwise.
+    """
+    prefix, root, first, second = torch.tensor(TRIAL, device=model.device)[:, None]
+    tree = TokenTree.root(root)
+    children = torch.stack([first, second], 1)
+    tree = tree.add(torch.zeros_like(children), children, torch.zeros_like(children).float())
+    with torch.inference_mode():
+        model.allocate(1, len(TRIAL))
+        model.prefill(prefix[None], torch.ones_like(prefix))
+        found = model.expand(tree, torch.arange(3, device=model.device)[None])[0, 1:].float()
+    bound = 1e-3 if model.model.dtype.itemsize >= 4 else 0.1  # rounding, not another function
+    if (found - own).norm() > bound * own.norm():
+        raise _refused(model.model.config, "its logits over a tree are not those of its own attention on each path")
+
+
+def _refused(config: Any, reason: str) -> TreebenchError:
+    return TreebenchError(f"the architecture {config.model_type!r} cannot be tree-verified: {reason}")
+
+
+def _rope_parameters(config: Any) -> list[dict[str, Any]]:
+    """One set for all layers, or one per type of layer."""
+    parameters = getattr(config, "rope_parameters", None) or {}
+    return [parameters, *(nested for nested in parameters.values() if isinstance(nested, dict))]

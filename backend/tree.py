@@ -127,6 +127,13 @@ class Draft(NamedTuple):
         return places.masked_fill((parents == NO_NODE) | ~self.exists, NO_NODE)
 
 
+class Verified(NamedTuple):
+    """What the target computed for the nodes of one step, in their order; drafters may learn from it."""
+
+    nodes: Int[Tensor, "batch width"]
+    logits: Float[Tensor, "batch width vocab"]
+
+
 class Accepted(NamedTuple):
     """What one verification step commits.
 

@@ -1,6 +1,7 @@
 """Measures benchmark points: `python -m runners.benchmark --help`."""
 
 import sys
+import traceback
 from pathlib import Path
 from typing import Any
 
@@ -13,40 +14,44 @@ from backend.errors import Incompatible, TreebenchError
 from runners.cli import one_line, run_hydra
 from runners.losslessness import losslessness
 from runners.measure import measure, measure_stages, num_pairs
-from runners.point import build
+from runners.point import build, check
 from runners.prompts import load_questions
 from runners.records import RunRecord
 from runners.store import point_name, read_point, write_point
 from runners.summary import new_record, steps_table, summarize
 
 CONF = str(Path(__file__).parent.parent / "conf")
-console = Console(stderr=True, soft_wrap=True)
-statuses: list[str] = []
+console = Console(stderr=True, soft_wrap=True, markup=False, emoji=False)  # messages may hold brackets
 
 
-def run(cfg: DictConfig) -> None:
-    """One point: measure it unless a record of it exists, write the record, say how it went."""
+def run(cfg: DictConfig) -> str:
+    """One point: measure it unless a record of it exists, write the record, say how it went; returns the status.
+
+    Settings that cannot be right leave no record; whatever comes to light later does, so that a report can list it.
+    """
     try:
         config = to_plain(cfg)
-    except OmegaConfBaseException as error:
+        check(config)
+    except (OmegaConfBaseException, TreebenchError) as error:
         console.print(f"failed: {one_line(error)}", style="red")
-        statuses.append("failed")
-        return
+        return "failed"
     record = new_record(config, "failed")
     folder = Path(config["output"]) / point_name(vars(record), record.config_hash)
     done = read_point(folder) if not config["force"] else None
     if done is not None and done.status == "ok":
-        statuses.append("done")
         console.print(f"{folder.name}: already measured (force=true measures again)")
-        return
+        return "done"
     try:
         record, steps = measure_point(config)
     except TreebenchError as error:
         record.status = "skipped" if isinstance(error, Incompatible) else "failed"
         record.reason, steps = str(error), None
+    except Exception as error:  # noqa: BLE001 - a crash must not cost a sweep its other points
+        console.print(traceback.format_exc(), style="dim")
+        record.reason, steps = f"crashed with {type(error).__name__}: {' '.join(str(error).split())}", None
     write_point(folder, record, steps)
-    statuses.append(record.status)
     console.print(summary_line(record, folder), style="red" if record.status == "failed" else None)
+    return record.status
 
 
 def to_plain(cfg: DictConfig) -> dict[str, Any]:
@@ -85,7 +90,12 @@ def summary_line(record: RunRecord, folder: Path) -> str:
 
 def main() -> None:
     """Exit code 0 if every point is measured or skipped, 1 if one failed, 2 for bad input."""
-    run_hydra(run, CONF, "benchmark")
+    statuses: list[str] = []
+
+    def run_and_note(cfg: DictConfig) -> None:
+        statuses.append(run(cfg))
+
+    run_hydra(run_and_note, CONF, "benchmark")
     failed = statuses.count("failed")
     if len(statuses) > 1:
         counts = ", ".join(f"{statuses.count(status)} {status}" for status in sorted(set(statuses)))

@@ -6,10 +6,11 @@ import sys
 from collections.abc import Callable
 from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
+from typing import Any
 
 import hydra
 from hydra.errors import HydraException
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from transformers.utils.logging import disable_progress_bar
 
@@ -25,16 +26,27 @@ def run_hydra(task: Callable[[DictConfig], None], config_path: str, config_name:
         use_plugins(sys.argv)
         hydra.main(config_path=config_path, config_name=config_name, version_base="1.3")(task)()
     except (HydraException, OmegaConfBaseException, TreebenchError) as error:
-        sys.stderr.write(f"error: {one_line(error)}\n")
+        unknown = re.search(r"Could not override '([^']*)'", str(error))
+        line = unknown_option(unknown[1], Path(config_path), config_name) if unknown else one_line(error)
+        sys.stderr.write(f"error: {line}\n")
         sys.exit(2)
+    except KeyboardInterrupt:
+        sys.stderr.write("interrupted; what was measured so far is kept\n")
+        sys.exit(130)
+
+
+def plugin_folders(argv: list[str]) -> list[Path]:
+    given = [argument.partition("=")[2] for argument in argv[1:] if argument.startswith("plugins=")]
+    return [Path(folder).expanduser() for folder in given if folder not in ("", "null")]
 
 
 def use_plugins(argv: list[str]) -> None:
     """`plugins=FOLDER` puts FOLDER's YAML groups on the config search path and imports its Python files."""
-    for argument in argv[1:]:
-        if argument.startswith("plugins="):
-            load_plugins(Path(argument.removeprefix("plugins=")))
-            argv.append(f"hydra.searchpath=[file://{Path(argument.removeprefix('plugins=')).resolve()}]")
+    folders = plugin_folders(argv)
+    for folder in folders:
+        load_plugins(folder)
+    if folders:
+        argv.append(f"hydra.searchpath=[{', '.join(repr(f'file://{folder.resolve()}') for folder in folders)}]")
 
 
 def load_plugins(folder: Path) -> None:
@@ -46,7 +58,10 @@ def load_plugins(folder: Path) -> None:
             raise TreebenchError(f"plugins: {file} cannot be imported")
         module = module_from_spec(spec)
         sys.modules[spec.name] = module
-        spec.loader.exec_module(module)
+        try:
+            spec.loader.exec_module(module)
+        except (SyntaxError, ImportError, AttributeError, NameError, TypeError, ValueError) as error:
+            raise TreebenchError(f"plugins: {file} cannot be imported: {type(error).__name__}: {error}") from error
 
 
 def one_line(error: BaseException) -> str:
@@ -56,8 +71,28 @@ def one_line(error: BaseException) -> str:
         group, name = found.groups()
         options = re.findall(r"^\t(\S+)$", text, re.MULTILINE)
         return f"unknown {group} {name!r}{suggestion(name, options)}; choose one of: {', '.join(options)}"
-    if found := re.search(r"Could not override '([^']*)'", text):
-        return f"there is no option {found[1]!r}; --help lists what there is, +{found[1]}=... adds a new one"
     if found := re.search(r"Missing mandatory value: .*full_key: (\S+)", text, re.DOTALL):
         return f"{found[1]} is not set: give it a value on the command line, {found[1]}=..."
     return " ".join(text.split())
+
+
+def unknown_option(option: str, conf: Path, config_name: str) -> str:
+    """The line for an option that does not exist: the nearest that does, or what its group takes."""
+    table = _mapping(conf / f"{config_name}.yaml")
+    groups = {key: value for default in table.pop("defaults") for key, value in default.items()} if table else {}
+    group, _, name = option.rpartition(".")
+    if group in groups:
+        given = [argument.partition("=")[2] for argument in sys.argv if argument.startswith(f"{group}=")]
+        choice = (given[-1] if given else str(groups[group])).split(",")[0]
+        places = [*plugin_folders(sys.argv), conf]
+        known = [key for place in places for key in _mapping(place / group / f"{choice}.yaml") if key != "defaults"]
+        return f"{group}={choice} has no option {name!r}{suggestion(name, known)}; it has {', '.join(known)}"
+    section = table.get(group) if group else {**table, **groups}
+    known = list(section) if isinstance(section, dict) else []
+    there = f"; {group} has {', '.join(known)}" if group and known else "; --help lists what there is"
+    return f"there is no option {option!r}{suggestion(name, known)}{there}"
+
+
+def _mapping(file: Path) -> dict[str, Any]:
+    config = OmegaConf.to_container(OmegaConf.load(file)) if file.is_file() else {}
+    return {str(key): value for key, value in config.items()} if isinstance(config, dict) else {}

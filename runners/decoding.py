@@ -13,7 +13,7 @@ from backend.model import TreeModel
 from backend.random import RandomStream
 from backend.sampling import Sampler
 from backend.timing import Stopwatch
-from backend.tree import NO_NODE, Accepted, Draft, TokenTree
+from backend.tree import NO_NODE, Accepted, Draft, TokenTree, Verified
 
 
 @dataclass(frozen=True)
@@ -78,7 +78,7 @@ def generate(decoder: Decoder, requests: Sequence[Request], limits: Limits, cloc
         with clock.stage("commit"):
             target.commit(draft.tree, accepted)
             if drafter is not None:
-                drafter.commit(draft.tree, accepted, None)
+                drafter.commit(draft.tree, accepted, Verified(draft.nodes, logits))
             algorithm.observe(draft, accepted)
             progress.advance(draft, accepted)
     progress.result.prefill_seconds = prefilled - start
@@ -136,7 +136,7 @@ def prefill(decoder: Decoder, requests: Sequence[Request], limits: Limits) -> Pr
             model.allocate(len(requests), capacity)
     decoder.target.prefill(prompts, lengths)
     if decoder.drafter is not None:
-        decoder.drafter.prefill(prompts, lengths, None)
+        decoder.drafter.prefill(prompts, lengths)
     return Progress(requests, limits, decoder.target)
 
 

@@ -80,15 +80,22 @@ def _gap(logits: Float[Tensor, "answer vocab"], answer: list[int]) -> Float[Tens
 
 
 def _surprisal(point: Point, requests: Sequence[Request], answers: Sequence[list[int]]) -> dict[str, Any]:
-    """z of the emitted tokens' summed surprisal against the target's entropy; |z| beyond 4 is not chance."""
-    total, variance, count = 0.0, 0.0, 0
+    """z of the emitted tokens' summed surprisal against the target's entropy; |z| beyond 4 is not chance.
+
+    Tokens that the re-scored law gives no mass (top-k and top-p cut at a rounding's width) are counted apart.
+    """
+    total, variance, count, outside = 0.0, 0.0, 0, 0
     for request, answer in zip(requests, answers, strict=False):
         if answer:
             probs = point.method.sampler.probs(rescore(point, request, answer)).double()
             information = -probs.log().masked_fill(probs == 0, 0.0)
             entropy = (probs * information).sum(1)
-            emitted = probs.gather(1, torch.tensor(answer, device=probs.device)[:, None])[:, 0]
-            total += float((-emitted.log() - entropy).sum())
-            variance += float(((probs * information**2).sum(1) - entropy**2).sum())
+            chosen = torch.tensor(answer, device=probs.device)[:, None]
+            possible = probs.gather(1, chosen)[:, 0] > 0
+            excess = information.gather(1, chosen)[:, 0] - entropy
+            total += float(excess[possible].sum())
+            variance += float(((probs * information**2).sum(1) - entropy**2)[possible].sum())
             count += len(answer)
-    return {"tokens": count, "mean_excess_surprisal": total / count, "z": total / sqrt(variance) if variance else 0.0}
+            outside += int((~possible).sum())
+    z = total / sqrt(variance) if variance > 0 else 0.0
+    return {"tokens": count, "mean_excess_surprisal": total / count, "z": z, "outside_support": outside}

@@ -3,9 +3,14 @@
 import random
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
+import torch
+
+from backend.errors import TreebenchError
+from backend.model import TreeModel, max_context
 from backend.timing import Stopwatch
 from runners.decoding import Generation, Limits, Request, generate
 from runners.point import Point, stop_stage_clock, with_stage_clock
@@ -32,7 +37,9 @@ def measure(
     answers: dict[str, list[str]] = {question.id: [] for question in questions}
     pairs = []
     for turn in range(max(len(question.turns) for question in questions)):
-        for pair in _pairs(point, questions, turn, answers, config):
+        of_turn = list(_pairs(point, questions, turn, answers, config))
+        check_context(point, of_turn)
+        for pair in of_turn:
             if not pairs:
                 warm_up(point, pair.requests)
             for _ in range(config["repeats"]):
@@ -68,11 +75,35 @@ def _pairs(
         )
 
 
+def check_context(point: Point, pairs: Sequence[Pair]) -> None:
+    """Refuse a prompt that leaves too little of the context of target or drafter, before any time is spent."""
+    longest, question = max(
+        (len(r.prompt), q.id) for p in pairs for r, (q, _) in zip(p.requests, p.prompts, strict=True)
+    )
+    needed = longest - 1 + point.limits.max_new_tokens + point.limits.tree_slots
+    models = [model for model in (point.method.target, point.method.drafter) if isinstance(model, TreeModel)]
+    context = min(max_context(model.model.config) for model in models)
+    if needed > context:
+        raise TreebenchError(
+            f"the prompt of question {question} has {longest} tokens; with max_new_tokens "
+            f"{point.limits.max_new_tokens} and backend.tree_slots {point.limits.tree_slots} that is more than the "
+            f"{context} that the model's context holds: shorten the prompt, or lower one of the two"
+        )
+
+
 def warm_up(point: Point, requests: Sequence[Request]) -> None:
-    """A few untimed tokens of both arms: caches are allocated, kernels chosen, threads started."""
-    limits = Limits(WARMUP_TOKENS, (), point.limits.max_new_tokens + point.limits.tree_slots)
+    """A few untimed tokens of both arms: caches are allocated, kernels chosen, threads started, trees fit."""
+    slots = point.limits.tree_slots
+    tokens = min(WARMUP_TOKENS, point.limits.max_new_tokens)
+    limits = Limits(tokens, (), point.limits.max_new_tokens - tokens + slots)
     for decoder in (point.baseline, point.method):
-        generate(decoder, requests, limits, Stopwatch(point.method.target.device))
+        generation = generate(decoder, requests, limits, Stopwatch(point.method.target.device))
+        widest = max(draft.tree.num_nodes for draft in generation.drafts)
+        if widest > slots:
+            raise TreebenchError(
+                f"a tree of this algorithm has {widest} nodes but backend.tree_slots is {slots}: "
+                f"set backend.tree_slots={widest} or more, or choose a smaller tree"
+            )
 
 
 def _decode_both(point: Point, pair: Pair, order: random.Random) -> None:
@@ -87,7 +118,7 @@ def measure_stages(point: Point, pairs: Sequence[Pair], config: Mapping[str, Any
 
     `forward` is what models spent inside draft and verify; `other` is the loop itself.
     """
-    clock = Stopwatch(point.method.target.device, stages=True)
+    clock = StepClock(point.method.target.device)
     decoder = with_stage_clock(config, point.method, clock)
     total = 0.0
     for pair in pairs[: -(-config["stage_prompts"] // config["batch_size"])]:
@@ -98,3 +129,21 @@ def measure_stages(point: Point, pairs: Sequence[Pair], config: Mapping[str, Any
     draft = seconds["draft"]
     known = {"draft": draft, "tree": seconds["grow"] - draft} | {s: seconds[s] for s in ("verify", "accept", "commit")}
     return known | {"other": total - sum(known.values()), "forward": seconds["forward"], "total": total}
+
+
+class StepClock(Stopwatch):
+    """Stage clocks of decode steps: a model's forward outside of every stage belongs to prefill and is left out."""
+
+    def __init__(self, device: torch.device) -> None:
+        super().__init__(device, stages=True)
+        self.open_stages = 0
+
+    @contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        if name == "forward" and not self.open_stages:
+            yield
+            return
+        self.open_stages += 1
+        with super().stage(name):
+            yield
+        self.open_stages -= 1

@@ -7,15 +7,36 @@ from typing import Any
 import torch
 
 from algorithms.base import Drafter, TreeAlgorithm
-from algorithms.registry import ALGORITHMS, create
+from algorithms.registry import ALGORITHMS, create, needs_drafter
 from backend.acceptance import AcceptanceRule, check_compatible, create_rule, default_rule
 from backend.drafters.registry import DRAFTERS, create_drafter
-from backend.loading import LoadedModel, check_target, load_target
+from backend.errors import TreebenchError
+from backend.loading import DTYPES, LoadedModel, check_target, load_target
 from backend.model import TreeModel
+from backend.registry import suggestion
 from backend.sampling import Sampler
 from backend.timing import Stopwatch
 from backend.tree import Proposal, TokenTree
 from runners.decoding import Decoder, Limits
+from runners.prompts import check_task
+
+GROUPS = ("target", "drafter", "algorithm", "task", "device", "tracker", "launch")
+WHOLE_NUMBERS = {  # smallest value
+    "batch_size": 1,
+    "num_prompts": 1,
+    "max_new_tokens": 1,
+    "repeats": 1,
+    "stage_prompts": 0,
+    "control_prompts": 0,
+    "seed": 0,
+    "top_k": 1,
+    "backend.tree_slots": 1,
+    "task.max_new_tokens": 1,
+    "device.threads": 1,
+}
+NUMBERS = {"temperature": 0, "top_p": 0}
+MAY_BE_NULL = {"num_prompts", "max_new_tokens", "top_k", "top_p", "device.threads"}
+OTHERS = {"output", "dtype", "acceptance", "acceptance_options", "force", "plugins", "backend"}
 
 
 @dataclass(frozen=True)
@@ -29,24 +50,50 @@ class Point:
 
 
 def check(config: Mapping[str, Any]) -> None:
-    """Refuse unknown names and options before anything is loaded."""
+    """Refuse unknown names and options and values out of range before anything is loaded or written."""
+    check_settings(config)
     check_target(config["target"])
-    name, options = _split(config["algorithm"], "name")
+    check_task(config["task"])
+    name, options = _split("algorithm", config["algorithm"], "name")
     ALGORITHMS.check(name, options)
-    kind, options = _split(config["drafter"], "kind", "name")
+    kind, options = _split("drafter", config["drafter"], "kind", "name")
     if kind != "none":
         DRAFTERS.check(kind, options)
+    elif needs_drafter(name):
+        raise TreebenchError(f"algorithm {name} needs a drafter: choose one with drafter=NAME")
+    if config["acceptance"] != "auto":
+        _configured_rule(config)
+    Sampler(config["temperature"], config["top_k"], config["top_p"])
+
+
+def check_settings(config: Mapping[str, Any]) -> None:
+    """Every setting that is not a part's own: known, of the right kind, in range."""
+    known = {*GROUPS, *OTHERS, *WHOLE_NUMBERS, *NUMBERS}
+    if unknown := sorted(set(config) - known):
+        raise TreebenchError(f"there is no option {unknown[0]!r}{suggestion(unknown[0], known)}")
+    for name, least in (WHOLE_NUMBERS | NUMBERS).items():
+        group, _, key = name.rpartition(".")
+        value = config[group].get(key) if group else config[key]
+        kind = (int, "a whole number") if name in WHOLE_NUMBERS else ((int, float), "a number")
+        fits = isinstance(value, kind[0]) and not isinstance(value, bool) and value >= least
+        if not fits and not (value is None and name in MAY_BE_NULL):
+            raise TreebenchError(f"{name} is {value!r}; it must be {kind[1]} of at least {least}")
+    if config["dtype"] not in DTYPES:
+        raise TreebenchError(f"dtype {config['dtype']!r} is not supported: choose one of {', '.join(DTYPES)}")
+    if not isinstance(config["force"], bool):
+        raise TreebenchError(f"force is {config['force']!r}; it must be true or false")
 
 
 def build(config: Mapping[str, Any]) -> Point:
-    """Load the target and put the two decoders on it."""
-    check(config)
+    """Load the target and put the two decoders on it. An algorithm that drafts nothing gets no drafter."""
     if config["device"]["threads"]:
         torch.set_num_threads(config["device"]["threads"])
     loaded = load_target(config["target"], config["dtype"], config["device"]["torch_device"])
     target = TreeModel(loaded.model)
-    kind, options = _split(config["drafter"], "kind", "name")
-    drafter = create_drafter(kind, target, loaded, options)
+    drafter = None
+    if needs_drafter(config["algorithm"]["name"]):
+        kind, options = _split("drafter", config["drafter"], "kind", "name")
+        drafter = create_drafter(kind, target, loaded, options)
     algorithm = create_algorithm(config, drafter)
     sampler = Sampler(config["temperature"], config["top_k"], config["top_p"])
     rule = rule_for(config, algorithm.proposal)
@@ -66,16 +113,24 @@ def build(config: Mapping[str, Any]) -> Point:
 
 
 def create_algorithm(config: Mapping[str, Any], drafter: Drafter | None) -> TreeAlgorithm:
-    name, options = _split(config["algorithm"], "name")
+    name, options = _split("algorithm", config["algorithm"], "name")
     return create(name, drafter, options)
 
 
 def rule_for(config: Mapping[str, Any], proposal: Proposal) -> AcceptanceRule:
     """The configured acceptance rule, checked against how the algorithm makes children."""
-    name = config["acceptance"]
-    rule = create_rule(default_rule(proposal, config["temperature"]) if name == "auto" else name)
+    auto = config["acceptance"] == "auto"
+    rule = create_rule(default_rule(proposal, config["temperature"])) if auto else _configured_rule(config)
     check_compatible(rule, proposal, config["temperature"])
     return rule
+
+
+def _configured_rule(config: Mapping[str, Any]) -> AcceptanceRule:
+    options = {key: value for key, value in config["acceptance_options"].items() if value is not None}
+    try:
+        return create_rule(config["acceptance"], **options)
+    except TreebenchError as error:
+        raise TreebenchError(f"{error} (options are given as acceptance_options.NAME=VALUE)") from error
 
 
 def with_stage_clock(config: Mapping[str, Any], method: Decoder, clock: Stopwatch) -> Decoder:
@@ -112,6 +167,8 @@ class ClockedDrafter:
             return self.drafter.expand(tree, nodes)
 
 
-def _split(group: Mapping[str, Any], *keys: str) -> tuple[Any, dict[str, Any]]:
+def _split(group: str, values: Mapping[str, Any], *keys: str) -> tuple[Any, dict[str, Any]]:
     """The first of `keys`, and everything that is none of them."""
-    return group[keys[0]], {key: value for key, value in group.items() if key not in keys}
+    if values.get(keys[0]) is None:
+        raise TreebenchError(f"{group}.{keys[0]} is not set: the YAML file of this {group} lacks `{keys[0]}: ...`")
+    return values[keys[0]], {key: value for key, value in values.items() if key not in keys}

@@ -11,6 +11,7 @@ from typing import Any
 import pandas
 import torch
 
+from algorithms.registry import needs_drafter
 from backend.tree import Draft
 from runners.decoding import Generation
 from runners.measure import Pair
@@ -28,7 +29,7 @@ def new_record(config: Mapping[str, Any], status: str, reason: str = "") -> RunR
         status=status,
         reason=reason,
         algorithm=config["algorithm"]["name"],
-        drafter=_short_name(config["drafter"]),
+        drafter=_short_name(config["drafter"]) if needs_drafter(config["algorithm"]["name"]) else "none",
         target=_short_name(config["target"]),
         task=config["task"]["name"],
         device=config["device"]["name"],

@@ -35,11 +35,11 @@ class Recorder:
         self.answers.append((nodes, log_probs))
         return log_probs
 
-    def commit(self, tree: TokenTree, accepted: Accepted, features):
+    def commit(self, tree: TokenTree, accepted: Accepted, verified):
         tokens = tree.tokens.gather(1, accepted.path.clamp(min=0)).tolist()
         for row, new, count in zip(self.committed, tokens, accepted.num_nodes.tolist(), strict=True):
             row += new[:count]
-        self.drafter.commit(tree, accepted, features)
+        self.drafter.commit(tree, accepted, verified)
 
 
 class Checked(TreeAlgorithm):
@@ -75,7 +75,7 @@ def test_incremental_expansion_equals_one_shot(name, variant, kind):
     def fresh(committed: list[list[int]]) -> Drafter:
         drafter = make_drafter(kind, decoder.target)
         drafter.allocate(len(committed), 256)
-        drafter.prefill(*pad(committed, torch.device("cpu")), None)
+        drafter.prefill(*pad(committed, torch.device("cpu")))
         return drafter
 
     checked = Checked(make_algorithm(name, variant, recorder), recorder, fresh)

@@ -9,7 +9,7 @@ from transformers import PreTrainedModel
 from backend.kv_cache import LayerShape
 from backend.model import TreeModel
 from backend.plan import place_of, tree_plan
-from backend.tree import NO_NODE, Accepted, TokenTree
+from backend.tree import NO_NODE, Accepted, TokenTree, Verified
 
 
 class DraftModel(TreeModel):
@@ -28,7 +28,7 @@ class DraftModel(TreeModel):
         self.owed_tokens = torch.empty(0, 0, dtype=torch.int64)
         self.owed = torch.empty(0, dtype=torch.int64)
 
-    def prefill(self, prompts: Int[Tensor, "batch prompt"], lengths: Int[Tensor, " batch"], features=None) -> None:
+    def prefill(self, prompts: Int[Tensor, "batch prompt"], lengths: Int[Tensor, " batch"]) -> None:
         super().prefill(prompts, lengths)
         self.owed_tokens = prompts.new_empty(prompts.shape[0], 0)
         self.owed = torch.zeros_like(lengths)
@@ -47,7 +47,7 @@ class DraftModel(TreeModel):
             self.owed_tokens, self.owed = self.owed_tokens[:, :0], torch.zeros_like(owed)
         return fit_vocabulary(logits.float().log_softmax(2), self.target_vocab_size)
 
-    def commit(self, tree: TokenTree, accepted: Accepted, features=None) -> None:
+    def commit(self, tree: TokenTree, accepted: Accepted, verified: Verified | None = None) -> None:
         """Keep the cached prefix of the accepted path; owe the rest of it."""
         places = place_of(accepted.path, self.entries) if self.entries.shape[1] else torch.full_like(accepted.path, -1)
         cached = (places != NO_NODE).sum(1)

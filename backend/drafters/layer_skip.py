@@ -14,7 +14,7 @@ from backend.errors import TreebenchError
 from backend.kv_cache import KVCache
 from backend.loading import LoadedModel
 from backend.model import TreeModel
-from backend.tree import Accepted, TokenTree
+from backend.tree import Accepted, TokenTree, Verified
 
 
 class LayerSkip(DraftModel):
@@ -34,12 +34,12 @@ class LayerSkip(DraftModel):
     def allocate(self, batch: int, capacity: int) -> None:
         """Nothing: the target's cache is used."""
 
-    def prefill(self, prompts: Tensor, lengths: Tensor, features: Tensor | None = None) -> None:
+    def prefill(self, prompts: Tensor, lengths: Tensor) -> None:
         self.entries = lengths.new_empty(prompts.shape[0], 0)
         self.owed_tokens = self.entries
         self.owed = torch.zeros_like(lengths)
 
-    def commit(self, tree: TokenTree, accepted: Accepted, features: Tensor | None = None) -> None:
+    def commit(self, tree: TokenTree, accepted: Accepted, verified: Verified | None = None) -> None:
         self.entries = self.entries[:, :0]
 
 

@@ -9,7 +9,7 @@ from torch import Tensor
 from backend.drafters.registry import register
 from backend.loading import LoadedModel
 from backend.model import TreeModel
-from backend.tree import NO_NODE, Accepted, TokenTree
+from backend.tree import NO_NODE, Accepted, TokenTree, Verified
 
 
 @dataclass
@@ -39,9 +39,7 @@ class PromptLookup:
     def allocate(self, batch: int, capacity: int) -> None:
         """Nothing: it has no cache."""
 
-    def prefill(
-        self, prompts: Int[Tensor, "batch prompt"], lengths: Int[Tensor, " batch"], features: Tensor | None = None
-    ) -> None:
+    def prefill(self, prompts: Int[Tensor, "batch prompt"], lengths: Int[Tensor, " batch"]) -> None:
         self.rows = [_Row(p[:n]) for p, n in zip(prompts.tolist(), lengths.tolist(), strict=True)]
 
     def expand(self, tree: TokenTree, nodes: Int[Tensor, "batch new"]) -> Float[Tensor, "batch new vocab"]:
@@ -54,7 +52,7 @@ class PromptLookup:
         log_probs = torch.full((*nodes.shape, self.vocab_size), -torch.inf, device=nodes.device)
         return log_probs.scatter_(2, chosen.clamp(min=0), torch.where(chosen == NO_NODE, -torch.inf, 0.0))
 
-    def commit(self, tree: TokenTree, accepted: Accepted, features: Tensor | None = None) -> None:
+    def commit(self, tree: TokenTree, accepted: Accepted, verified: Verified | None = None) -> None:
         committed = tree.tokens.gather(1, accepted.path.clamp(min=0)).tolist()
         for row, tokens, count in zip(self.rows, committed, accepted.num_nodes.tolist(), strict=True):
             row.tokens += tokens[:count]

@@ -8,7 +8,7 @@ from functools import cache
 import torch
 from torch import Tensor
 
-from backend.tree import Accepted, TokenTree
+from backend.tree import NO_NODE, Accepted, TokenTree, Verified
 
 from .numbers import number_of_log
 from .rational import ExactTensor
@@ -50,12 +50,16 @@ class LawDrafter:
         self.model = Model(law)
         self.contexts: list[String] = []
 
-    def prefill(self, prompts: Tensor, lengths: Tensor, features: Tensor | None) -> None: ...
+    def allocate(self, batch: int, capacity: int) -> None: ...
+
+    def prefill(self, prompts: Tensor, lengths: Tensor) -> None: ...
 
     def expand(self, tree: TokenTree, nodes: Tensor) -> Tensor:
-        return self.model.logits(self.contexts, tree, nodes)
+        """Nothing is proposed at padding, so that no draw is made there: a replay must not depend on other rows."""
+        log_probs = self.model.logits(self.contexts, tree, nodes)
+        return log_probs.masked_fill((nodes == NO_NODE)[:, :, None], -torch.inf)
 
-    def commit(self, tree: TokenTree, accepted: Accepted, features: Tensor | None) -> None: ...
+    def commit(self, tree: TokenTree, accepted: Accepted, verified: Verified | None = None) -> None: ...
 
 
 def random_law(seed: int, vocabulary: int, kind: str) -> Law:
