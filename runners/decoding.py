@@ -107,7 +107,7 @@ class Progress:
         """Hand out the emitted tokens. This is the step's one wait for the device."""
         rows = accepted.emitted(draft.tree).tolist()
         counts = [self._append(tokens, row) for tokens, row in zip(self.result.tokens, rows, strict=True)]
-        self.result.drafts.append(draft)
+        self.result.drafts.append(draft._replace(laws=None))  # laws are large
         self.result.emitted.append(counts)
         self.roots = accepted.bonus
         self.positions = self.positions + accepted.num_nodes
