@@ -8,6 +8,7 @@ from backend.ops.reference import tree_attention
 from backend.plan import ForwardPlan
 
 NAME = "treebench"
+NOT_GIVEN = -1
 
 
 def attend(
@@ -18,7 +19,7 @@ def attend(
     attention_mask: Tensor | None,
     scaling: float | None = None,
     dropout: float = 0.0,
-    sliding_window: int | None = None,
+    sliding_window: int | None = NOT_GIVEN,
     softcap: float | None = None,
     s_aux: Tensor | None = None,
     tree_plan: ForwardPlan | None = None,
@@ -26,11 +27,11 @@ def attend(
 ) -> tuple[Tensor, None]:
     """Attention over a planned cache: query (batch, head, query, size), key and value the used part of the buffers."""
     if tree_plan is None:
-        raise TreebenchError(
-            f"{type(module).__name__} does not hand keyword arguments on to its attention function; "
-            "this architecture cannot be tree-verified"
-        )
-    window = sliding_window if sliding_window is not None else getattr(module, "sliding_window", None)
+        raise TreebenchError(f"{type(module).__name__} hands no keyword arguments on to its attention function")
+    if attention_mask is not None:
+        raise TreebenchError(f"{type(module).__name__} attends with a mask of its own")
+    # None says "full attention" even where the module carries a window for other layers' sake
+    window = getattr(module, "sliding_window", None) if sliding_window == NOT_GIVEN else sliding_window
     scale = scaling if scaling is not None else query.shape[-1] ** -0.5
     output = tree_attention(query, key, value, tree_plan, scale, window, softcap, s_aux)
     return output.transpose(1, 2).contiguous(), None

@@ -5,6 +5,8 @@ Weights stay where they are named; every replacement computes what the module co
 
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
+from functools import partial
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -37,7 +39,7 @@ def _is_plain_rms_norm(module: nn.Module) -> bool:
     if not type(module).__name__.endswith("RMSNorm") or not hasattr(module, "variance_epsilon"):
         return False
     weight = getattr(module, "weight", None)
-    if weight is None or "forward" in vars(module) or len(list(module.parameters())) != 1:
+    if weight is None or weight.dim() != 1 or "forward" in vars(module) or len(list(module.parameters())) != 1:
         return False
     trial = torch.linspace(-2, 3, weight.shape[0], device=weight.device, dtype=weight.dtype)[None]
     with torch.inference_mode():
@@ -46,9 +48,13 @@ def _is_plain_rms_norm(module: nn.Module) -> bool:
 
 
 def _use_fused_norm(module: nn.Module) -> None:
-    weight, epsilon = module.weight, module.variance_epsilon
-    shape = list(weight.shape)  # type: ignore[union-attr]
-    module.forward = lambda hidden_states: F.rms_norm(hidden_states, shape, weight, epsilon)  # type: ignore[arg-type]
+    module.forward = partial(_rms_norm, module._parameters, module.variance_epsilon)  # type: ignore[method-assign]
+
+
+def _rms_norm(parameters: dict[str, nn.Parameter], epsilon: float, hidden_states: Tensor) -> Tensor:
+    """Looks the weight up at every call, and `partial` is copied with the module: a copy has weights of its own."""
+    weight = parameters["weight"]
+    return F.rms_norm(hidden_states, weight.shape, weight, epsilon)
 
 
 def _share_input(linears: Sequence[nn.Linear]) -> None:
@@ -57,33 +63,44 @@ def _share_input(linears: Sequence[nn.Linear]) -> None:
         return
     shared = SharedProjection(linears)
     for index, linear in enumerate(linears):
-        linear.forward = shared.output(index)  # type: ignore[method-assign]
+        linear.forward = partial(shared.output, index)  # type: ignore[method-assign]
 
 
 class SharedProjection:
     """One matrix product for several linears that are called with the same input tensor.
 
     The first call computes all outputs, the others pick theirs up; a call with another tensor computes anew.
+    A copied or unpickled model joins its own weights at its first call.
     """
 
     def __init__(self, linears: Sequence[nn.Linear]) -> None:
+        self.linears = list(linears)
         self.sizes = [linear.out_features for linear in linears]
-        self.weight = torch.cat([linear.weight for linear in linears]).detach()
-        self.bias = torch.cat([linear.bias for linear in linears]).detach() if linears[0].bias is not None else None
-        for linear, rows in zip(linears, self.weight.split(self.sizes), strict=True):
-            linear.weight = nn.Parameter(rows, requires_grad=False)  # a view: the weights are held once
+        self.joined: tuple[Tensor, Tensor | None] | None = self._join()
         self.input: Tensor | None = None
         self.waiting: dict[int, Tensor] = {}
 
-    def output(self, index: int):
-        def forward(hidden_states: Tensor) -> Tensor:
-            if hidden_states is not self.input or index not in self.waiting:
-                self.input = hidden_states
-                outputs = F.linear(hidden_states, self.weight, self.bias).split(self.sizes, -1)
-                self.waiting = dict(enumerate(outputs))
-            result = self.waiting.pop(index)
-            if not self.waiting:
-                self.input = None
-            return result
+    def __getstate__(self) -> dict[str, Any]:
+        """Without the joined weights: in a copy, the linears' parameters are no views of them any more."""
+        return vars(self) | {"joined": None, "input": None, "waiting": {}}
 
-        return forward
+    def output(self, index: int, hidden_states: Tensor) -> Tensor:
+        if hidden_states is not self.input or index not in self.waiting:
+            self.joined = self.joined or self._join()
+            self.input = hidden_states
+            self.waiting = dict(enumerate(F.linear(hidden_states, *self.joined).split(self.sizes, -1)))
+        result = self.waiting.pop(index)
+        if not self.waiting:
+            self.input = None
+        return result
+
+    def _join(self) -> tuple[Tensor, Tensor | None]:
+        """Weight and bias of all linears in one tensor each; their parameters become views: held once."""
+        return self._joined("weight"), None if self.linears[0].bias is None else self._joined("bias")
+
+    def _joined(self, name: str) -> Tensor:
+        with torch.inference_mode(False):  # weights that only inference may touch could not be changed later
+            whole = torch.cat([getattr(linear, name) for linear in self.linears]).detach()
+            for linear, rows in zip(self.linears, whole.split(self.sizes), strict=True):
+                setattr(linear, name, nn.Parameter(rows, requires_grad=False))
+        return whole

@@ -24,7 +24,8 @@ class KVCache:
     """Row b holds its committed tokens in slots [0, lengths[b]); tree nodes of the current step lie behind them.
 
     Slots past those are garbage that no query sees, kept finite because a masked key still enters as 0 x value.
-    `longest` bounds `lengths` on the host without a device sync; `settle` makes it exact again.
+    `longest` bounds `lengths` on the host without a device sync; `settle` makes it exact again. A single row writes
+    contiguous runs at its exact length, so there `longest` settles by itself when a commit has made it inexact.
     """
 
     def __init__(
@@ -32,7 +33,8 @@ class KVCache:
     ) -> None:
         self.capacity = capacity
         self.lengths = torch.zeros(batch, dtype=torch.int64, device=device)
-        self.longest = 0
+        self._longest = 0
+        self._exact = True
         self.rows = torch.arange(batch, device=device)[:, None]
         self.keys: dict[int, Tensor] = {}
         self.values: dict[int, Tensor] = {}
@@ -46,13 +48,20 @@ class KVCache:
             for (table, layer), buffer in zip(members, stack.unbind(0), strict=True):
                 table[layer] = buffer
 
+    @property
+    def longest(self) -> int:
+        if not self._exact and self.lengths.shape[0] == 1:
+            self.settle()
+        return self._longest
+
     def start(self, lengths: Int[Tensor, " batch"]) -> None:
         """Begin new sequences: slots below `lengths` count as committed, whatever was there before is forgotten."""
         self.lengths.copy_(lengths)
         self.settle()
 
     def settle(self) -> None:
-        self.longest = int(self.lengths.max())
+        self._longest = int(self.lengths.max())
+        self._exact = True
 
     def require(self, used: int) -> None:
         if used > self.capacity:
@@ -82,7 +91,8 @@ class KVCache:
         for stack in self.stacks:
             stack[:, self.rows, :, target] = stack[:, self.rows, :, source]
         self.lengths += kept.sum(1)
-        self.longest += places.shape[1]
+        self._longest += places.shape[1]
+        self._exact = False
 
 
 class PlannedCache(Cache):

@@ -205,9 +205,9 @@ def check_trial(model: "TreeModel", own: Float[Tensor, "child vocab"]) -> None:
     children = torch.stack([first, second], 1)
     tree = tree.add(torch.zeros_like(children), children, torch.zeros_like(children).float())
     with torch.inference_mode():
-        model.allocate(1, len(TRIAL))
-        model.prefill(prefix[None], torch.ones_like(prefix))
-        found = model.expand(tree, torch.arange(3, device=model.device)[None])[0, 1:].float()
+        TreeModel.allocate(model, 1, len(TRIAL))  # of this class: a drafter under construction is no drafter yet
+        TreeModel.prefill(model, prefix[None], torch.ones_like(prefix))
+        found = TreeModel.expand(model, tree, torch.arange(3, device=model.device)[None])[0, 1:].float()
     bound = 1e-3 if model.model.dtype.itemsize >= 4 else 0.1  # rounding, not another function
     if (found - own).norm() > bound * own.norm():
         raise _refused(model.model.config, "its logits over a tree are not those of its own attention on each path")

@@ -35,6 +35,11 @@ class ForwardPlan:
             self._masks[key] = mask.repeat(1, groups, 1)[:, None]
         return self._masks[key]
 
+    @property
+    def windows(self) -> set[int]:
+        """Sizes of the sliding windows that layers have asked for so far."""
+        return {window for window, *_ in self._masks if window is not None}
+
     def _visible_within(self, window: int | None) -> Bool[Tensor, "batch query slot"]:
         """Windows are measured in positions, i.e. by depth in the tree, never by slot."""
         queries = self.positions[:, :, None]
@@ -110,7 +115,7 @@ def _prepend_owed(plan: ForwardPlan, lengths: Tensor, owed: Tensor, order: Tenso
     """Owed tokens see the prefix and each other causally; a row that owes fewer parks its padding behind its tree."""
     is_owed = order < owed[:, None]
     own = lengths[:, None] + order
-    behind = plan.slots[:, -1:] + 1 + order
+    behind = plan.slots[:, -1:] + 1 + order - owed[:, None]
     slot = torch.arange(plan.used, device=lengths.device)
     visible = (slot <= own[:, :, None]) & is_owed[:, :, None]
     visible[:, :, 0] |= ~is_owed

@@ -1,10 +1,10 @@
 """Tiny random configurations of the architectures that the backend verifies, and of those that it refuses."""
 
 import copy
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
+from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM, PreTrainedModel
 
 VOCAB = 61
 WINDOW = 6
@@ -54,6 +54,8 @@ SUPPORTED: dict[str, dict[str, Any]] = {
     "cohere": {"logit_scale": 0.5, "use_qk_norm": True},
     "cohere2": {"logit_scale": 0.5, **SLIDING_THEN_FULL},
     "qwen3_moe": {"head_dim": 8, **MOE},
+    "qwen2_moe": {"shared_expert_intermediate_size": 16, "use_sliding_window": True, **MOE, **ALL_SLIDING},
+    "olmoe": MOE,
     "mixtral": {"sliding_window": WINDOW, **EXPERTS},
     "gpt_oss": {"head_dim": 16, **EXPERTS, **SLIDING_THEN_FULL},
     "gpt_neox": {"rotary_pct": 0.5},
@@ -63,12 +65,17 @@ SUPPORTED: dict[str, dict[str, Any]] = {
     "llama4_text": {"head_dim": 8, "attention_chunk_size": 64, "intermediate_size_mlp": 48, **EXPERTS},
     "deepseek_v3": {"first_k_dense_replace": 1, **MLA, **ROUTED},
     "exaone4": {"sliding_window_pattern": 2, **SLIDING_THEN_FULL},
+    "exaone_moe": {"first_k_dense_replace": 1, **MOE, **SLIDING_THEN_FULL},
     "glm4": {"head_dim": 8},
+    "phi": {},
+    "lfm2": {"layer_types": ["full_attention"] * 2},
     "ministral": {"head_dim": 8, **SLIDING_THEN_FULL},
 }
+# qwen2_moe does not hand its window to the attention function: the module carries it; in exaone* that attribute is not
+# what a full layer wants, so None must count as given
 WINDOWED = [
-    "qwen2-window", "mistral", "gemma2", "gemma3_text", "phi3", "olmo3", "cohere2", "mixtral", "gpt_oss", "starcoder2",
-    "exaone4", "ministral",
+    "qwen2-window", "qwen2_moe", "mistral", "gemma2", "gemma3_text", "phi3", "olmo3", "cohere2", "mixtral", "gpt_oss",
+    "starcoder2", "exaone4", "exaone_moe", "ministral",
 ]  # fmt: skip
 
 
@@ -96,3 +103,38 @@ def same_model(model: PreTrainedModel, **overrides: Any) -> PreTrainedModel:
     copied = AutoModelForCausalLM.from_config(config, attn_implementation="eager").eval().requires_grad_(False)
     copied.load_state_dict(model.state_dict())
     return copied.to(model.dtype)
+
+
+class Refused(NamedTuple):
+    """Why an architecture is turned away, as a pattern, and a configuration of it."""
+
+    reason: str
+    options: dict[str, Any] = {}  # noqa: RUF012
+    auto: Any = AutoModelForCausalLM
+
+
+RECURRENT = "linear_attention"
+OWN_ATTENTION = "does not go through transformers' attention interface"
+OWN_POSITIONS = "its logits over a tree are not those of its own attention"
+DYNAMIC = {"rope_type": "dynamic", "factor": 2.0, "rope_theta": 10000.0}
+REFUSED = {
+    "mamba": Refused(RECURRENT),
+    "falcon_mamba": Refused(RECURRENT),
+    "jamba": Refused(RECURRENT),
+    "qwen3_next": Refused(RECURRENT),
+    "minimax": Refused(RECURRENT),
+    "recurrent_gemma": Refused(RECURRENT),
+    "falcon_h1": Refused("hybrid"),
+    "rwkv": Refused(OWN_ATTENTION),
+    "bloom": Refused(OWN_ATTENTION),  # ALiBi
+    "mpt": Refused(OWN_ATTENTION),  # ALiBi
+    "falcon": Refused(OWN_ATTENTION),
+    "t5": Refused("encoder-decoder", auto=AutoModelForSeq2SeqLM),
+    "bart-seq2seq": Refused("encoder-decoder", {"model_type": "bart"}, AutoModelForSeq2SeqLM),
+    "bart": Refused(OWN_POSITIONS),
+    "mbart": Refused(OWN_POSITIONS),
+    "doge": Refused("a mask of its own"),
+    "stablelm": Refused("hands no keyword arguments on"),
+    "nemotron": Refused("hands no keyword arguments on"),
+    "dynamic-rope": Refused("rope_type dynamic", {"model_type": "llama", "rope_parameters": DYNAMIC}),
+}

@@ -45,7 +45,7 @@ class DraftModel(TreeModel):
             cache.lengths += owed
             cache.settle()
             self.owed_tokens, self.owed = self.owed_tokens[:, :0], torch.zeros_like(owed)
-        return fit_vocabulary(logits.float().log_softmax(2), self.target_vocab_size)
+        return fit_vocabulary(logits.float(), self.target_vocab_size).log_softmax(2)
 
     def commit(self, tree: TokenTree, accepted: Accepted, verified: Verified | None = None) -> None:
         """Keep the cached prefix of the accepted path; owe the rest of it."""
@@ -85,7 +85,7 @@ class DraftModel(TreeModel):
         return torch.cat([order.masked_fill(order == tree.num_nodes, NO_NODE), nodes], 1)
 
 
-def fit_vocabulary(log_probs: Float[Tensor, "batch node vocab"], vocab_size: int) -> Float[Tensor, "batch node target"]:
+def fit_vocabulary(logits: Float[Tensor, "batch node vocab"], vocab_size: int) -> Float[Tensor, "batch node target"]:
     """Padded embeddings make vocabularies of one tokenizer differ in size; only ids of the target can be proposed."""
-    missing = vocab_size - log_probs.shape[2]
-    return F.pad(log_probs, (0, missing), value=-torch.inf) if missing > 0 else log_probs[:, :, :vocab_size]
+    missing = vocab_size - logits.shape[2]
+    return F.pad(logits, (0, missing), value=-torch.inf) if missing > 0 else logits[:, :, :vocab_size]
