@@ -138,3 +138,20 @@ def ascending(nodes: Int[Tensor, "batch node"]) -> Int[Tensor, "batch node"]:
 def compact(nodes: Int[Tensor, "batch node"]) -> Int[Tensor, "batch width"]:
     """Ascending without columns that are `NO_NODE` in every row."""
     return ascending(nodes)[:, : int((nodes != NO_NODE).sum(1).max())]
+
+
+def take(
+    nodes: Int[Tensor, "batch frontier"], offspring: Offspring, places: Int[Tensor, "batch taken"]
+) -> tuple[Int[Tensor, "batch taken"], Offspring]:
+    """The candidates at `places` of the flattened offspring, for `Growth.add`: their parents, one child each."""
+    parents = nodes.gather(1, places // offspring.tokens.shape[2])
+    tokens, log_probs = (values.flatten(1).gather(1, places)[:, :, None] for values in offspring)
+    return parents, Offspring(tokens, log_probs)
+
+
+def add_likeliest(growth: Growth, nodes: Int[Tensor, "batch frontier"], count: int) -> Int[Tensor, "batch new"]:
+    """Of `count` candidate children per node, add the `count` of highest path probability over all the nodes."""
+    offspring = growth.propose(nodes, count)
+    reached = growth.tree.path_log_probs.gather(1, nodes.clamp(min=0)).masked_fill(nodes == NO_NODE, -torch.inf)
+    path = (reached[:, :, None] + offspring.log_probs).flatten(1)
+    return growth.add(*take(nodes, offspring, best_places(path, count).sort(1).values))

@@ -4,12 +4,15 @@ import difflib
 import importlib
 import inspect
 import pkgutil
-from collections.abc import Callable, Iterable, Mapping
-from typing import Any, Generic, TypeVar
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from types import UnionType
+from typing import Any, Generic, TypeVar, Union, cast, get_args, get_origin, get_type_hints
 
 from backend.errors import TreebenchError
 
 Part = TypeVar("Part", bound=Callable[..., Any])
+Registered = TypeVar("Registered")
+PLAIN = {"int": "a whole number", "float": "a number", "str": "a text", "bool": "true or false", "Sequence": "a list"}
 
 
 class Registry(Generic[Part]):
@@ -20,11 +23,15 @@ class Registry(Generic[Part]):
         self.package = package
         self._parts: dict[str, Part] = {}
 
-    def register(self, name: str) -> Callable[[Part], Part]:
-        """Decorator that makes a part available under the name of its YAML file."""
+    def register(self, name: str) -> Callable[[Registered], Registered]:
+        """Decorator that makes a part available under the name of its YAML file. A name is taken once."""
 
-        def add(part: Part) -> Part:
-            self._parts[name] = part
+        def add(part: Registered) -> Registered:
+            other = self._parts.setdefault(name, cast(Part, part))
+            if other.__module__ != part.__module__:
+                places = f"{other.__module__} and {part.__module__}"
+                raise TreebenchError(f"{self.kind} {name!r} is registered twice, by {places}: rename one")
+            self._parts[name] = cast(Part, part)
             return part
 
         return add
@@ -43,14 +50,34 @@ class Registry(Generic[Part]):
         return known[name]
 
     def check(self, name: str, options: Mapping[str, Any]) -> None:
-        """Raise TreebenchError unless `options` are exactly the keyword-only parameters of the part."""
-        parameters = inspect.signature(self.find(name)).parameters.values()
-        wanted = {p.name for p in parameters if p.kind is p.KEYWORD_ONLY}
-        for option in options:
+        """Raise TreebenchError unless `options` are exactly the keyword-only parameters of the part, of their types."""
+        part = self.find(name)
+        wanted = [p.name for p in inspect.signature(part).parameters.values() if p.kind is p.KEYWORD_ONLY]
+        kinds = get_type_hints(part.__init__ if inspect.isclass(part) else part)
+        for option, value in options.items():
             if option not in wanted:
-                raise TreebenchError(f"{self.kind} {name} has no option {option!r}{suggestion(option, wanted)}")
-        if missing := sorted(wanted - set(options)):
+                there = f"; it has {', '.join(wanted)}" if wanted else "; it has none"
+                raise TreebenchError(f"{self.kind} {name} has no option {option!r}{suggestion(option, wanted)}{there}")
+            if not fits(value, kinds.get(option, Any)):
+                kind = str(getattr(kinds[option], "__name__", kinds[option]))
+                raise TreebenchError(f"{self.kind}.{option} is {value!r}; {name} needs {PLAIN.get(kind, kind)}")
+        if missing := sorted(set(wanted) - set(options)):
             raise TreebenchError(f"{self.kind} {name} needs the option {missing[0]!r}")
+
+
+def fits(value: Any, annotation: Any) -> bool:
+    """Whether a value read from YAML is of the annotated type; int serves as float, bool as neither."""
+    origin, arguments = get_origin(annotation), get_args(annotation)
+    if annotation is Any:
+        return True
+    if origin in (Union, UnionType):
+        return any(fits(value, kind) for kind in arguments)
+    if origin is Sequence:
+        return isinstance(value, list | tuple) and all(fits(item, arguments[0]) for item in value)
+    if isinstance(value, bool) or annotation is bool:
+        return isinstance(value, bool) and annotation is bool
+    kinds = (int, float) if annotation is float else origin or annotation
+    return isinstance(value, kinds)
 
 
 def suggestion(word: str, known: Iterable[str]) -> str:

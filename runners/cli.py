@@ -79,7 +79,8 @@ def one_line(error: BaseException) -> str:
 def unknown_option(option: str, conf: Path, config_name: str) -> str:
     """The line for an option that does not exist: the nearest that does, or what its group takes."""
     table = _mapping(conf / f"{config_name}.yaml")
-    groups = {key: value for default in table.pop("defaults") for key, value in default.items()} if table else {}
+    choices = [default for default in table.pop("defaults", []) if isinstance(default, dict)]
+    groups = {axis: choice for default in choices for axis, choice in default.items() if "/" not in axis}
     group, _, name = option.rpartition(".")
     if group in groups:
         given = [argument.partition("=")[2] for argument in sys.argv if argument.startswith(f"{group}=")]

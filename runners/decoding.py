@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Int
@@ -45,18 +46,26 @@ class Limits:
     tree_slots: int
 
 
+class TreeSizes(NamedTuple):
+    """Per row: nodes drafted, nodes verified (both with the root), and how deep the verified ones reach."""
+
+    drafted: list[int]
+    verified: list[int]
+    depth: list[int]
+
+
 @dataclass
 class Generation:
     """Committed tokens per request, up to and including the first end of text or the limit, and the steps behind them.
 
-    `drafts` and `emitted` hold one entry per step for the whole batch; a row takes part while it is in `active`.
+    `emitted` and `trees` hold one entry per step for the whole batch.
     """
 
     tokens: list[list[int]]
     prefill_seconds: float = 0.0
     seconds: float = 0.0
-    drafts: list[Draft] = field(default_factory=list)
     emitted: list[list[int]] = field(default_factory=list)  # per step and row; 0 where the row had finished
+    trees: list[TreeSizes] = field(default_factory=list)
 
 
 @torch.inference_mode()
@@ -83,6 +92,7 @@ def generate(decoder: Decoder, requests: Sequence[Request], limits: Limits, cloc
             progress.advance(draft, accepted)
     progress.result.prefill_seconds = prefilled - start
     progress.result.seconds = clock.now() - prefilled
+    progress.result.trees = [tree_sizes(draft) for draft in progress.drafts]
     return progress.result
 
 
@@ -97,6 +107,7 @@ class Progress:
         self.positions = torch.tensor([len(r.prompt) for r in requests], device=target.device)
         self.active = torch.ones(len(requests), dtype=torch.bool, device=target.device)
         self.result = Generation([[] for _ in requests])
+        self.drafts: list[Draft] = []  # measured after the clock has stopped
 
     def only_active(self, accepted: Accepted) -> Accepted:
         """Finished rows accept nothing and keep their root."""
@@ -107,7 +118,7 @@ class Progress:
         """Hand out the emitted tokens. This is the step's one wait for the device."""
         rows = accepted.emitted(draft.tree).tolist()
         counts = [self._append(tokens, row) for tokens, row in zip(self.result.tokens, rows, strict=True)]
-        self.result.drafts.append(draft._replace(laws=None))  # laws are large
+        self.drafts.append(draft._replace(laws=None))  # laws are large
         self.result.emitted.append(counts)
         self.roots = accepted.bonus
         self.positions = self.positions + accepted.num_nodes
@@ -125,6 +136,12 @@ class Progress:
     def _finished(self, tokens: list[int]) -> bool:
         at_end = bool(tokens) and tokens[-1] in self.limits.eos_token_ids
         return at_end or len(tokens) >= self.limits.max_new_tokens
+
+
+def tree_sizes(draft: Draft) -> TreeSizes:
+    depths = draft.of_nodes(draft.tree.depths).masked_fill(~draft.exists, 0)
+    sizes = (draft.tree.exists.sum(1), draft.exists.sum(1), depths.max(1).values)
+    return TreeSizes(*(size.tolist() for size in sizes))
 
 
 def prefill(decoder: Decoder, requests: Sequence[Request], limits: Limits) -> Progress:

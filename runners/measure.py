@@ -3,11 +3,8 @@
 import random
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
-
-import torch
 
 from backend.errors import TreebenchError
 from backend.model import TreeModel, max_context
@@ -92,18 +89,16 @@ def check_context(point: Point, pairs: Sequence[Pair]) -> None:
 
 
 def warm_up(point: Point, requests: Sequence[Request]) -> None:
-    """A few untimed tokens of both arms: caches are allocated, kernels chosen, threads started, trees fit."""
-    slots = point.limits.tree_slots
+    """A few untimed tokens of both arms: caches are allocated, kernels chosen, threads started.
+
+    The very first step has room for `tree_slots` and no more, so that a tree that is too wide fails here, not in the
+    last step of some long answer.
+    """
     tokens = min(WARMUP_TOKENS, point.limits.max_new_tokens)
-    limits = Limits(tokens, (), point.limits.max_new_tokens - tokens + slots)
+    rest = point.limits.max_new_tokens - tokens
     for decoder in (point.baseline, point.method):
-        generation = generate(decoder, requests, limits, Stopwatch(point.method.target.device))
-        widest = max(draft.tree.num_nodes for draft in generation.drafts)
-        if widest > slots:
-            raise TreebenchError(
-                f"a tree of this algorithm has {widest} nodes but backend.tree_slots is {slots}: "
-                f"set backend.tree_slots={widest} or more, or choose a smaller tree"
-            )
+        for limits in (Limits(1, (), point.limits.tree_slots), Limits(tokens, (), rest + point.limits.tree_slots)):
+            generate(decoder, requests, limits, Stopwatch(point.method.target.device))
 
 
 def _decode_both(point: Point, pair: Pair, order: random.Random) -> None:
@@ -118,7 +113,7 @@ def measure_stages(point: Point, pairs: Sequence[Pair], config: Mapping[str, Any
 
     `forward` is what models spent inside draft and verify; `other` is the loop itself.
     """
-    clock = StepClock(point.method.target.device)
+    clock = Stopwatch(point.method.target.device, stages=True)
     decoder = with_stage_clock(config, point.method, clock)
     total = 0.0
     for pair in pairs[: -(-config["stage_prompts"] // config["batch_size"])]:
@@ -129,21 +124,3 @@ def measure_stages(point: Point, pairs: Sequence[Pair], config: Mapping[str, Any
     draft = seconds["draft"]
     known = {"draft": draft, "tree": seconds["grow"] - draft} | {s: seconds[s] for s in ("verify", "accept", "commit")}
     return known | {"other": total - sum(known.values()), "forward": seconds["forward"], "total": total}
-
-
-class StepClock(Stopwatch):
-    """Stage clocks of decode steps: a model's forward outside of every stage belongs to prefill and is left out."""
-
-    def __init__(self, device: torch.device) -> None:
-        super().__init__(device, stages=True)
-        self.open_stages = 0
-
-    @contextmanager
-    def stage(self, name: str) -> Iterator[None]:
-        if name == "forward" and not self.open_stages:
-            yield
-            return
-        self.open_stages += 1
-        with super().stage(name):
-            yield
-        self.open_stages -= 1

@@ -12,7 +12,6 @@ import pandas
 import torch
 
 from algorithms.registry import needs_drafter
-from backend.tree import Draft
 from runners.decoding import Generation
 from runners.measure import Pair
 from runners.point import Point
@@ -86,7 +85,7 @@ def _unit(pair: Pair, sequences: list[int]) -> Unit:
         sequences=sequences,
         new_tokens=sum(map(len, method.tokens)),
         baseline_new_tokens=sum(map(len, baseline.tokens)),
-        steps=len(method.drafts),
+        steps=len(method.emitted),
         seconds=[generation.seconds for generation in pair.method],
         baseline_seconds=[generation.seconds for generation in pair.baseline],
         prefill_seconds=[generation.prefill_seconds for generation in pair.method],
@@ -133,18 +132,11 @@ def steps_table(pairs: Sequence[Pair]) -> pandas.DataFrame:
 
 def _steps_of(pair: Pair, generation: Generation, row: int, sequence: int) -> list[tuple[int, ...]]:
     rows, context = [], len(pair.requests[row].prompt)
-    for step, (draft, emitted) in enumerate(zip(generation.drafts, generation.emitted, strict=True)):
+    for step, (sizes, emitted) in enumerate(zip(generation.trees, generation.emitted, strict=True)):
         if emitted[row]:
-            rows.append((sequence, step, context, *_tree_sizes(draft, row), emitted[row]))
+            rows.append((sequence, step, context, *(size[row] for size in sizes), emitted[row]))
             context += emitted[row]
     return rows
-
-
-def _tree_sizes(draft: Draft, row: int) -> tuple[int, int, int]:
-    """Nodes drafted, nodes verified, depth of the deepest verified node."""
-    chosen = draft.exists[row]
-    depth = draft.of_nodes(draft.tree.depths)[row][chosen].max()
-    return int(draft.tree.exists[row].sum()), int(chosen.sum()), int(depth)
 
 
 def environment() -> dict[str, Any]:

@@ -20,7 +20,14 @@ SMALLER = {  # the YAML defaults fit real models
     "chain": {"depth": 4},
     "fixed_tree": {"widths": [3, 2, 1]},
     "eagle2": {"depth": 3, "top_k": 4, "total_tokens": 12},
+    "eagle3": {"depth": 4, "top_k": 3, "total_tokens": 12},
+    "ddd": {"depth": 3, "top_k": 4, "total_tokens": 12, "threshold": 0.5, "checks": [1, 2]},
     "dyspec": {"budget": 12},
+    "specinfer": {"expansion": [2, 1, 2]},
+    "opt_tree": {"budget": 8, "max_depth": 4, "threshold": 0.2},
+    "sequoia": {"budget": 12, "max_depth": 4},
+    "medusa_tree": {"budget": 12},
+    "token_recycling": {"budget": 12},
 }
 VARIANTS: dict[str, list[dict[str, Any]]] = {
     "chain": [{"children": "top_k"}, {"children": "iid"}],
@@ -28,13 +35,15 @@ VARIANTS: dict[str, list[dict[str, Any]]] = {
     "dyspec": [
         {"children": children, "build": build}
         for children in ("top_k", "without_replacement")
-        for build in ("layerwise", "algorithm1")
+        for build in ("layerwise", "threshold", "algorithm1")
     ],
+    "specinfer": [{"children": "iid"}, {"children": "top_k"}],
+    "sequoia": [{"children": "without_replacement"}, {"children": "top_k"}],
 }
 CASES = [(name, variant) for name in ALGORITHMS.all() for variant in VARIANTS.get(name, [{}])]
 CASE_IDS = ["-".join([name, *map(str, variant.values())]) for name, variant in CASES]
 DRAFTERS = ("small_model", "layer_skip", "prompt_lookup")
-LIMITS = Limits(max_new_tokens=24, eos_token_ids=(), tree_slots=64)
+LIMITS = Limits(max_new_tokens=16, eos_token_ids=(), tree_slots=64)
 
 
 def options_of(name: str, variant: dict[str, Any]) -> dict[str, Any]:

@@ -45,7 +45,7 @@ def test_greedy_output_equals_plain_decoding(name, variant, kind, lengths):
 def test_drafts_are_accepted(name, variant, kind):
     """The equality above would also hold for drafts that are never right."""
     result = decode(make_decoder(name, variant, kind), [prompts([7])[0]])
-    assert len(result.drafts) < len(result.tokens[0])
+    assert len(result.emitted) < len(result.tokens[0])
 
 
 @pytest.mark.parametrize("eos", [0, 1, 2, 3])

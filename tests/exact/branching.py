@@ -16,16 +16,16 @@ from torch import Tensor
 
 from backend.random import NO_TOKEN, RandomStream
 
+from .numbers import fraction, number_of
 from .rational import ExactTensor, is_exact
 
 Key = tuple[object, ...]
-
+ZERO = number_of(Fraction(0))
 
 Interval = tuple[Fraction, Fraction]
 Part = tuple[int, Fraction, Interval]  # which outcome, its share of what is known, its interval
 
 
-@lru_cache(maxsize=100_000)
 def _parts(masses: tuple[Fraction, ...]) -> list[Part]:
     """[0, 1) cut in proportion to masses, none of them empty."""
     total, ends = sum(masses), list(accumulate(masses))
@@ -58,11 +58,12 @@ class Replay:
         known = self.uniforms.get(key)
         if known is not None:
             parts = _within(parts, known)
-        choice = self.prefix[len(self.trace)] if len(self.trace) < len(self.prefix) else 0
-        self.trace.append((choice, len(parts)))
-        index, share, interval = parts[choice]
+        choice = 0
         if len(parts) > 1:
-            self.probability *= share
+            choice = self.prefix[len(self.trace)] if len(self.trace) < len(self.prefix) else 0
+            self.trace.append((choice, len(parts)))
+            self.probability *= parts[choice][1]
+        index, _, interval = parts[choice]
         self.uniforms[key] = interval
         return index
 
@@ -114,9 +115,9 @@ class EnumeratingStream(RandomStream):
 
     def accepts(self, numerator: Tensor, denominator: Tensor, counter: int | Tensor) -> Tensor:
         accepted = [
-            replay.place(key, _parts(_coin(above, below))) == 0
+            replay.place(key, _coin(above, below)) == 0
             for (replay, key), above, below in zip(
-                self._draws(counter, numerator.shape), _flat(numerator), _flat(denominator), strict=True
+                self._draws(counter, numerator.shape), _numbers(numerator), _numbers(denominator), strict=True
             )
         ]
         return torch.tensor(accepted, dtype=torch.bool).reshape(numerator.shape)
@@ -143,36 +144,48 @@ class EnumeratingStream(RandomStream):
         return ((self.replays[index // each], (*self.label, counter)) for index, counter in enumerate(counters))
 
 
-def _flat(tensor: Tensor) -> list[Fraction]:
+def _numbers(tensor: Tensor) -> list[int]:
     assert is_exact(tensor), "a probability came out of inexact arithmetic"
     assert isinstance(tensor, ExactTensor)
-    return list(tensor.values().flat)
+    return tensor.numbers.flatten().tolist()
 
 
-def _rows(laws: Tensor) -> list[tuple[Fraction, ...]]:
-    flat, size = _flat(laws), laws.shape[-1]
+def _rows(laws: Tensor) -> list[tuple[int, ...]]:
+    flat, size = _numbers(laws), laws.shape[-1]
     return [tuple(flat[start : start + size]) for start in range(0, len(flat), size)]
 
 
-def _coin(numerator: Fraction, denominator: Fraction) -> tuple[Fraction, Fraction]:
-    """Masses of u * denominator < numerator and of its opposite."""
+@lru_cache(maxsize=100_000)
+def _coin(above: int, below: int) -> list[Part]:
+    """u * denominator < numerator and its opposite, of two exact numbers."""
+    numerator, denominator = fraction(above), fraction(below)
     if denominator == 0:
-        return Fraction(int(numerator > 0)), Fraction(int(numerator <= 0))
-    share = min(max(numerator / denominator, Fraction(0)), Fraction(1))
-    return share, 1 - share
+        share = Fraction(int(numerator > 0))
+    else:
+        share = min(max(numerator / denominator, Fraction(0)), Fraction(1))
+    return _parts((share, 1 - share))
 
 
-def _draw(replay: Replay, key: Key, masses: tuple[Fraction, ...]) -> int:
-    return replay.place(key, _parts(masses)) if any(masses) else NO_TOKEN
+@lru_cache(maxsize=100_000)
+def _parts_of(law: tuple[int, ...]) -> list[Part]:
+    masses = tuple(fraction(number) for number in law)
+    return _parts(masses) if any(masses) else []
 
 
-def _draw_iid(replay: Replay, key: Key, law: tuple[Fraction, ...], k: int) -> list[int]:
+def _draw(replay: Replay, key: Key, law: tuple[int, ...]) -> int:
+    parts = _parts_of(law)
+    return replay.place(key, parts) if parts else NO_TOKEN
+
+
+def _draw_iid(replay: Replay, key: Key, law: tuple[int, ...], k: int) -> list[int]:
     return [_draw(replay, (*key, lane), law) for lane in range(k)]
 
 
-def _draw_distinct(replay: Replay, key: Key, law: tuple[Fraction, ...], k: int) -> list[int]:
+def _draw_distinct(replay: Replay, key: Key, law: tuple[int, ...], k: int) -> list[int]:
     tokens: list[int] = []
     for lane in range(k):
-        tokens.append(_draw(replay, (*key, lane), law))
-        law = tuple(Fraction(0) if token in tokens else mass for token, mass in enumerate(law))
+        token = _draw(replay, (*key, lane), law)
+        tokens.append(token)
+        if token != NO_TOKEN:
+            law = (*law[:token], ZERO, *law[token + 1 :])
     return tokens

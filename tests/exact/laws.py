@@ -14,8 +14,9 @@ from backend.sampling import Sampler
 from backend.tree import NO_NODE, Accepted, Draft, TokenTree
 
 from .branching import EnumeratingStream, Replay, enumerate_runs
+from .factories import ExactFactories
 from .models import Law, LawDrafter, Model, String
-from .rational import ExactFactories, ExactTensor, is_exact
+from .rational import ExactTensor, is_exact
 
 Emissions = dict[String, Fraction]
 PROMPT_TOKEN = 0

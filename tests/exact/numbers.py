@@ -36,6 +36,12 @@ def number_of(value: Any) -> int:
     return NUMBERS[key]
 
 
+def fraction(number: int) -> Fraction:
+    value = VALUES[number]
+    assert isinstance(value, Fraction)
+    return value
+
+
 def as_number(value: Any) -> Any:
     """A Python number, or an element of an ordinary tensor, taken at face value."""
     return Fraction(value) if isinstance(value, (int, float)) and math.isfinite(value) else float(value)

@@ -4,6 +4,7 @@ Elements are numbers of a pool, so that an operation that only moves data runs o
 once per distinct operands. What cannot be done exactly becomes an ordinary float, which `is_exact` tells apart.
 """
 
+from collections import defaultdict
 from collections.abc import Callable, Sequence
 from fractions import Fraction
 from functools import cmp_to_key
@@ -13,7 +14,6 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_map
 
 from .numbers import (
@@ -71,19 +71,30 @@ def is_exact(tensor: Tensor) -> bool:
 
 def _elementwise(function: Callable[..., Any], *operands: Any) -> Tensor:
     """Once per distinct operands; the result is exact numbers, or bools for a comparison."""
-    arrays = np.broadcast_arrays(*[_numbers(operand).numpy() for operand in operands])
+    arrays = np.broadcast_arrays(*[numbers_of(operand).numpy() for operand in operands])
     keys = arrays[0].astype(np.int64)
     for array in arrays[1:]:
         keys = keys * len(VALUES) + array
     _, first, places = np.unique(keys, return_index=True, return_inverse=True)
-    results = [function(*[VALUES[array.flat[place]] for array in arrays]) for place in first]
+    distinct = zip(*[array.reshape(-1)[first].tolist() for array in arrays], strict=True)
+    results = [_result(function, operands) for operands in distinct]
     if results and isinstance(results[0], bool):
         return torch.from_numpy(np.array(results)[places].reshape(keys.shape))
-    numbers = np.array([number_of(result) for result in results], dtype=np.int64)
-    return ExactTensor(torch.from_numpy(numbers[places].reshape(keys.shape)))
+    return ExactTensor(torch.from_numpy(np.array(results, dtype=np.int64)[places].reshape(keys.shape)))
 
 
-def _numbers(operand: Any) -> Tensor:
+_KNOWN: dict[Any, dict[Any, Any]] = defaultdict(dict)  # results per function
+
+
+def _result(function: Callable[..., Any], operands: tuple[int, ...]) -> int | bool:
+    known = _KNOWN[function]
+    if operands not in known:
+        result = function(*[VALUES[number] for number in operands])
+        known[operands] = result if isinstance(result, bool) else number_of(result)
+    return known[operands]
+
+
+def numbers_of(operand: Any) -> Tensor:
     if isinstance(operand, ExactTensor):
         return operand.numbers
     if isinstance(operand, Tensor):
@@ -95,8 +106,7 @@ def _numbers(operand: Any) -> Tensor:
 def _rowwise(function: Callable[[list[Number]], list[Number]], tensor: ExactTensor, dim: int) -> ExactTensor:
     """Apply to the slices along `dim`, once per distinct slice."""
     rows = tensor.numbers.movedim(dim, -1)
-    known: dict[tuple[int, ...], list[int]] = {}
-    results = []
+    known, results = _KNOWN[function], []
     for row in rows.reshape(-1, rows.shape[-1]).tolist():
         key = tuple(row)
         if key not in known:
@@ -192,14 +202,22 @@ def _cast(tensor: ExactTensor, dtype: torch.dtype | None = None, **_: Any) -> Te
 
 
 def _replace_nan(tensor: Tensor, nan: float = 0.0, **_: Any) -> Tensor:
-    return _elementwise(lambda a: as_number(nan) if a != a else a, tensor)
+    return _elementwise(_zero_if_nan if nan == 0 else lambda a: as_number(nan) if a != a else a, tensor)
+
+
+def _zero_if_nan(value: Number) -> Number:
+    return Fraction(0) if value != value else value
+
+
+def _log_softmax_of(row: list[Number]) -> list[Number]:
+    return [log_of(p) for p in softmax_of(row)]
 
 
 _ROWS: dict[str, Callable[..., Any]] = {
     "sum": _reduce_sum,
     "cumsum": lambda tensor, dim, **_: _rowwise(cumsum_of, tensor, dim),
     "_softmax": lambda tensor, dim, *_: _rowwise(softmax_of, tensor, dim),
-    "_log_softmax": lambda tensor, dim, *_: _rowwise(lambda row: [log_of(p) for p in softmax_of(row)], tensor, dim),
+    "_log_softmax": lambda tensor, dim, *_: _rowwise(_log_softmax_of, tensor, dim),
     "clamp": _clamp,
     "nan_to_num": _replace_nan,
     "_to_copy": _cast,
@@ -218,25 +236,10 @@ def _constant(func: Any, name: str, args: list[Any], kwargs: dict[str, Any]) -> 
 def _move(func: Any, name: str, args: list[Any], kwargs: dict[str, Any]) -> Any:
     place = _VALUE_ARGUMENT.get(name)
     if place is not None and not isinstance(args[place] if place < len(args) else 0.0, Tensor):
-        args[place:] = [int(_numbers(args[place] if place < len(args) else 0))]
+        args[place:] = [int(numbers_of(args[place] if place < len(args) else 0))]
 
     def convert(a: Any) -> Any:
-        return _numbers(a) if isinstance(a, Tensor) and (isinstance(a, ExactTensor) or a.is_floating_point()) else a
+        return numbers_of(a) if isinstance(a, Tensor) and (isinstance(a, ExactTensor) or a.is_floating_point()) else a
 
     result = func(*tree_map(convert, args), **tree_map(convert, kwargs))
     return tree_map(lambda a: ExactTensor(a) if isinstance(a, Tensor) else a, result)
-
-
-class ExactFactories(TorchDispatchMode):
-    """Within it, zeros, ones and constants are born exact, so that exact elements can be stored in them."""
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Sequence[Any] = (), kwargs: Any = None) -> Any:
-        made = func(*args, **(kwargs or {}))
-        if func._schema.name not in _FACTORIES or isinstance(made, ExactTensor) or not made.is_floating_point():
-            return made
-        return ExactTensor(_numbers(made), made.dtype)
-
-
-_FACTORIES = frozenset(
-    f"aten::{name}" for name in ("zeros", "ones", "full", "empty", "new_zeros", "new_ones", "new_full")
-)

@@ -48,7 +48,7 @@ ONE_STEP |= {(builder, "target_sampling") for builder in ("heap", "iid_wide")}  
 
 
 @pytest.mark.lossless
-@pytest.mark.parametrize("kind", ["dense", "sparse", "one-hot"])
+@pytest.mark.parametrize("kind", [pytest.param("dense", marks=pytest.mark.slow), "sparse", "one-hot"])
 @pytest.mark.parametrize(("builder", "rule"), PAIRS)
 def test_two_steps_have_the_target_law(builder, rule, kind):
     steps = 1 if kind == "dense" and (builder in ONE_STEP or (builder, rule) in ONE_STEP) else 2
@@ -60,6 +60,7 @@ def test_two_steps_have_the_target_law(builder, rule, kind):
 
 
 @pytest.mark.lossless
+@pytest.mark.slow
 @pytest.mark.parametrize(("builder", "rule"), [*PAIRS, ("iid", "target_sampling"), ("without", "target_sampling")])
 def test_four_tokens_with_other_supports(builder, rule):
     """A sparse draft of a dense target and the reverse: dead ends, exhausted supports, disjoint supports."""

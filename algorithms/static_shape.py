@@ -1,0 +1,67 @@
+"""Trees whose shape is known beforehand: nodes are given by the ranks of the children on their paths."""
+
+from collections.abc import Iterable
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Int
+from torch import Tensor
+
+from algorithms.growth import Growth, Offspring, take
+from backend.errors import TreebenchError
+
+Path = tuple[int, ...]  # (0, 2) is the third child of the root's first child
+
+
+class Level(NamedTuple):
+    """One level of a shape: which nodes of the level above have children, and which of their candidates are taken."""
+
+    parents: Int[Tensor, " parent"]
+    width: int
+    places: Int[Tensor, " node"]  # in the flattened (parent, width) candidates
+
+
+class StaticShape:
+    """A shape made of paths; closed under parents and elder siblings, in any order."""
+
+    def __init__(self, paths: Iterable[Path]) -> None:
+        self.paths = sorted(set(paths), key=lambda path: (len(path), path))
+        missing = {relative for path in self.paths for relative in _required_by(path)} - {(), *self.paths}
+        if missing:
+            raise TreebenchError(f"a static tree needs the node {min(missing)}, which another node follows")
+        self.levels = [self._level(depth) for depth in range(1, len(self.paths[-1]) + 1)] if self.paths else []
+
+    def _level(self, depth: int) -> Level:
+        above = [path for path in [(), *self.paths] if len(path) == depth - 1]
+        nodes = [path for path in self.paths if len(path) == depth]
+        parents = sorted({path[:-1] for path in nodes})
+        width = max(path[-1] for path in nodes) + 1
+        places = [parents.index(path[:-1]) * width + path[-1] for path in nodes]
+        return Level(torch.tensor([above.index(path) for path in parents]), width, torch.tensor(places))
+
+    def grow(self, growth: Growth) -> None:
+        """One draft call per level. Nodes that the drafter has no token for stay away with all that follows them."""
+        nodes = growth.root
+        for level in self._levels_on(nodes.device):
+            parents = nodes[:, level.parents]
+            offspring = _of_width(growth.propose(parents, level.width), level.width)
+            nodes = growth.add(*take(parents, offspring, level.places.expand(nodes.shape[0], -1)))
+
+    def _levels_on(self, device: torch.device) -> list[Level]:
+        """Copied to a device once, not in every step."""
+        if self.levels and self.levels[0].places.device != device:
+            self.levels = [Level(p.to(device), width, places.to(device)) for p, width, places in self.levels]
+        return self.levels
+
+
+def _required_by(path: Path) -> list[Path]:
+    return [path[:-1]] + ([(*path[:-1], path[-1] - 1)] if path[-1] else [])
+
+
+def _of_width(offspring: Offspring, width: int) -> Offspring:
+    """Padded with nothing where the vocabulary is smaller than the tree is wide."""
+    missing = width - offspring.tokens.shape[2]
+    if not missing:
+        return offspring
+    log_probs = torch.nn.functional.pad(offspring.log_probs, (0, missing), value=-torch.inf)
+    return Offspring(torch.nn.functional.pad(offspring.tokens, (0, missing)), log_probs)
