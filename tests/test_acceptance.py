@@ -2,7 +2,6 @@
 
 import pytest
 import torch
-from exact.reference import SAMPLER, Reference, random_case, stream
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -12,6 +11,7 @@ from backend.errors import Incompatible, TreebenchError
 from backend.random import RandomStream
 from backend.sampling import Sampler
 from backend.tree import NO_NODE, Draft, Proposal, TokenTree
+from tests.exact.reference import SAMPLER, Reference, random_case, stream
 
 DETERMINISTIC, IID, WITHOUT = Proposal.DETERMINISTIC, Proposal.IID, Proposal.WITHOUT_REPLACEMENT
 BY_RATIO = {"multi_step": (IID,), "recursive_rejection": (WITHOUT,), "traversal": (IID, WITHOUT)}

@@ -185,6 +185,6 @@ def test_help_teaches(bench):
         "analysis.report",
     ):
         assert part in outcome.stdout
-    for setting in ("batch_size: 1", "temperature: 0.0", "num_prompts: 8", "tree_slots: 256", "total_tokens: 60"):
+    for setting in ("batch_size: 1", "temperature: 0.0", "num_prompts: 8", "tree_slots: 640", "total_tokens: 60"):
         assert setting in outcome.stdout
     assert not bench.output.exists()
