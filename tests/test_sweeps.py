@@ -1,6 +1,7 @@
 """Shipped sweeps: each composes, says how to run it, and its settings win over the defaults."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hydra import compose, initialize_config_dir
@@ -12,7 +13,7 @@ SWEEPS = sorted(path.stem for path in (CONF / "sweep").glob("*.yaml"))
 
 @pytest.mark.parametrize("sweep", SWEEPS)
 def test_settings_of_a_sweep_win(sweep):
-    settings = OmegaConf.load(CONF / "sweep" / f"{sweep}.yaml")
+    settings: Any = OmegaConf.load(CONF / "sweep" / f"{sweep}.yaml")
     with initialize_config_dir(str(CONF), version_base="1.3"):
         config = compose("benchmark", [f"sweep={sweep}"])
     for key in settings:
@@ -22,7 +23,8 @@ def test_settings_of_a_sweep_win(sweep):
 
 @pytest.mark.parametrize("sweep", SWEEPS)
 def test_every_choice_of_a_sweep_exists(sweep):
-    params = OmegaConf.load(CONF / "sweep" / f"{sweep}.yaml").hydra.sweeper.params
+    settings: Any = OmegaConf.load(CONF / "sweep" / f"{sweep}.yaml")
+    params = settings.hydra.sweeper.params
     for group, choices in params.items():
         for choice in str(choices).split(","):
             assert (CONF / str(group) / f"{choice}.yaml").exists()
