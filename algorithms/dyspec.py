@@ -36,6 +36,8 @@ class DySpec(TreeAlgorithm):
         budget: int,
         children: str,
         draft_temperature: float,
+        draft_top_k: int | None,
+        draft_top_p: float | None,
         build: str,
         threshold: float | None,
     ) -> None:
@@ -47,7 +49,7 @@ class DySpec(TreeAlgorithm):
             raise TreebenchError("dyspec.threshold belongs to build=threshold")
         self.drafter = drafter
         self.budget = budget
-        self.children = Children.named(children, draft_temperature)
+        self.children = Children.named(children, draft_temperature, draft_top_k, draft_top_p)
         self.proposal = self.children.proposal
         self.build = build
         self.threshold = (threshold or 1 / budget) if build == "threshold" else 0.0

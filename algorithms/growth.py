@@ -22,19 +22,21 @@ CHILDREN = {
 class Children(NamedTuple):
     """How the children of a node come about: its likeliest tokens, or draws from its law.
 
-    Draws are taken at the draft temperature; likeliest tokens are scored at temperature 1.
+    Draws are taken at the draft temperature, top-k and top-p; likeliest tokens are scored at temperature 1.
     """
 
     proposal: Proposal
     sampler: Sampler
 
     @classmethod
-    def named(cls, name: str, draft_temperature: float) -> "Children":
+    def named(
+        cls, name: str, draft_temperature: float, draft_top_k: int | None = None, draft_top_p: float | None = None
+    ) -> "Children":
         if name not in CHILDREN:
             raise TreebenchError(f"children must be one of {', '.join(CHILDREN)}, not {name!r}")
         if CHILDREN[name] is not Proposal.DETERMINISTIC and draft_temperature <= 0:
             raise TreebenchError(f"children={name} draws tokens and needs a draft_temperature above 0")
-        return cls(CHILDREN[name], Sampler(draft_temperature))
+        return cls(CHILDREN[name], Sampler(draft_temperature, draft_top_k, draft_top_p))
 
 
 class Offspring(NamedTuple):

@@ -41,7 +41,17 @@ def load(group: str, name: str) -> Any:
 def our_arms(loaded: LoadedModel, new_tokens: int) -> dict[str, Arm]:
     target = TreeModel(loaded.model)
     lookup = PromptLookup(target.vocab_size, max_ngram=LOOKUP_NGRAM, min_ngram=1, continuation=1)
-    chain = create("chain", lookup, {"depth": LOOKUP_TOKENS, "children": "top_k", "draft_temperature": 1.0})
+    chain = create(
+        "chain",
+        lookup,
+        {
+            "depth": LOOKUP_TOKENS,
+            "children": "top_k",
+            "draft_temperature": 1.0,
+            "draft_top_k": None,
+            "draft_top_p": None,
+        },
+    )
     plain = create("autoregressive", None, {})
     limits = Limits(new_tokens, (), 64)
 

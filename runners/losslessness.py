@@ -48,7 +48,13 @@ def losslessness(point: Point, pairs: Sequence[Pair], config: Mapping[str, Any])
 
 
 def _control(point: Point, request: Request) -> list[int]:
-    options = {"depth": CONTROL_DEPTH, "children": "top_k", "draft_temperature": 1.0}
+    options = {
+        "depth": CONTROL_DEPTH,
+        "children": "top_k",
+        "draft_temperature": 1.0,
+        "draft_top_k": None,
+        "draft_top_p": None,
+    }
     chain = create("chain", point.method.drafter, options)
     rule = create_rule(default_rule(Proposal.DETERMINISTIC, point.method.sampler.temperature))
     decoder: Decoder = replace(point.method, algorithm=chain, rule=rule)
