@@ -1,6 +1,6 @@
 """Steps that tree algorithms share: making children, keeping the likeliest nodes, handing over the draft."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Float, Int
@@ -17,6 +17,7 @@ CHILDREN = {
     "iid": Proposal.IID,
     "without_replacement": Proposal.WITHOUT_REPLACEMENT,
 }
+WHOLE_LAW: dict[str, Any] = {"draft_temperature": 1.0, "draft_top_k": None, "draft_top_p": None}
 
 
 class Children(NamedTuple):

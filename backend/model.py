@@ -1,5 +1,7 @@
 """Tree-masked forwards over any Hugging Face causal LM: the one operation behind drafting and verifying."""
 
+from collections.abc import Sequence
+from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -12,6 +14,7 @@ from backend.attention import NAME, use_tree_attention
 from backend.errors import TreebenchError
 from backend.fusion import fuse, matrix_product_for
 from backend.kv_cache import KVCache, LayerShape, PlannedCache
+from backend.layers import FeatureTap
 from backend.plan import ForwardPlan, place_of, prompt_plan, tree_plan
 from backend.timing import Stopwatch
 from backend.tree import Accepted, TokenTree
@@ -42,6 +45,21 @@ class TreeModel:
         self.cache: KVCache | None = None
         self.entries = torch.empty(0, 0, dtype=torch.int64)
         self.clock = Stopwatch(self.model.device)
+        self.tap: FeatureTap | None = None
+        self.num_rows = 0
+
+    def tap_features(self, layers: Sequence[int]) -> None:
+        """From now on keep what enters these layers (their number: what the LM head reads) for `features`."""
+        if self.tap is not None and self.tap.layers != tuple(layers):
+            raise TreebenchError(f"features of layers {self.tap.layers} are kept already, not of {tuple(layers)}")
+        self.tap = self.tap or FeatureTap(self.model, layers)
+
+    @property
+    def features(self) -> Float[Tensor, "batch row feature"]:
+        """Hidden states of the tapped layers, side by side, at the nodes of the last `expand`, or the whole prompt."""
+        if self.tap is None:
+            raise RuntimeError("call tap_features() first")
+        return self.tap.features(self.num_rows)
 
     @property
     def device(self) -> torch.device:
@@ -99,7 +117,8 @@ class TreeModel:
         return logits
 
     def _forward(self, tokens: Tensor, plan: ForwardPlan, keep: int, stage: str = "forward") -> Tensor:
-        with self.clock.stage(stage), matrix_product_for(tokens.numel(), self.model):
+        self.num_rows = tokens.shape[1] if stage == "prefill" else keep
+        with self.clock.stage(stage), matrix_product_for(tokens.numel(), self.model), self.tap or nullcontext():
             output = self.model(
                 input_ids=tokens,
                 position_ids=plan.positions,

@@ -49,7 +49,7 @@ class DraftModel(TreeModel):
 
     def commit(self, tree: TokenTree, accepted: Accepted, verified: Verified | None = None) -> None:
         """Keep the cached prefix of the accepted path; owe the rest of it."""
-        places = place_of(accepted.path, self.entries) if self.entries.shape[1] else torch.full_like(accepted.path, -1)
+        places = place_of(accepted.path, self.entries)
         cached = (places != NO_NODE).sum(1)
         if self.entries.shape[1]:
             self._cache().keep(places)

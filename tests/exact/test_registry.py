@@ -93,18 +93,6 @@ def test_every_valid_triple_has_the_target_law(name, variant, rule, models):
     assert error_of(name, tiny(name, variant), create_rule(rule), models, seed=3, steps=steps) == 0
 
 
-DRAWN = [(name, variant) for name, variant in CASES if variant.get("children") in ("iid", "without_replacement")]
-
-
-@pytest.mark.lossless
-@pytest.mark.parametrize("option", ["draft_top_k", pytest.param("draft_top_p", marks=pytest.mark.slow)])
-@pytest.mark.parametrize(("name", "variant"), DRAWN)
-def test_drafts_from_a_truncated_law_keep_the_target_law(name, variant, option):
-    options = tiny(name, variant) | {option: {"draft_top_k": 2, "draft_top_p": 0.75}[option]}
-    for rule in rules_for(proposal_of(name, options)):
-        assert error_of(name, options, create_rule(rule), "dense", seed=3, steps=1) == 0
-
-
 @pytest.mark.lossless
 @pytest.mark.parametrize(("name", "variant"), CASES)
 def test_steps_never_share_noise(name, variant):
