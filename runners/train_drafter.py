@@ -38,7 +38,7 @@ def train(config: Mapping[str, Any]) -> None:
     extract = FeatureExtractor(target, learner.layers)
     if not trainer.step:
         order = islice(batches(corpus, settings["batch_size"], config["seed"], 0), settings["fit_batches"])
-        learner.start(extract([corpus.window(index) for index in indices]) for indices in order)
+        learner.start([extract([corpus.window(index) for index in indices]) for indices in order])
         trainer.restart_average()
     held_out = held_out_batches(extract, corpus, settings)
     stream = loader(FeatureStream(config, learner.layers, trainer.step))

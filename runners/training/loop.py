@@ -109,7 +109,9 @@ class Trainer:
         weights = {f"weight.{name}": parameter for name, parameter in self.parameters.items()}
         average = {f"average.{name}": value for name, value in self.average.items()}
         position = {"position": torch.tensor([self.step, self.tokens])}
-        write_safetensors(self.folder / "checkpoint.safetensors", moments | weights | average | position)
+        buffers = {f"buffer.{name}": value for name, value in self.learner.buffers.items()}
+        path = self.folder / "checkpoint.safetensors"
+        write_safetensors(path, moments | weights | average | buffers | position)
         exported = {**self.learner.module.state_dict(), **self.average}
         self.learner.export(self.folder, exported)
 
@@ -132,6 +134,7 @@ class Trainer:
             raise TreebenchError(f"{path} belongs to another drafter: give another output folder, or delete it")
         load_exactly(_Holder(self.parameters), {k.replace(".", "/"): v for k, v in parts["weight"].items()}, str(path))
         self.average = parts["average"]
+        self.learner.buffers = parts.get("buffer", {})
         self.step, self.tokens = stored["position"].tolist()
         for name, parameter in self.parameters.items():
             moments = {key: parts[key][name] for key in ("exp_avg", "exp_avg_sq")}

@@ -78,7 +78,7 @@ def unroll(
 def _compare(head: EagleHead, states: Tensor, teacher: Tensor, batch: Batch, at: Tensor, regression: float):
     """Against what the target says at the positions `at`."""
     final = batch.final[:, at]
-    real = at < batch.lengths[:, None]
+    real = (at < batch.lengths[:, None]) & (at > 1)  # nothing is learned from the state of the first token
     wanted = F.linear(final, teacher).softmax(2, dtype=torch.float32)
     logits = head.logits(states)
     crossed = -(wanted * logits.log_softmax(2, dtype=torch.float32)).sum(2)

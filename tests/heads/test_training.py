@@ -101,7 +101,7 @@ def trained(world: dict[str, Any], folder: Path, stops: list[int]) -> list[dict[
         trainer.resume()
         extract = FeatureExtractor(target, learner.layers)
         if not trainer.step:
-            learner.start(islice(stream(extract, corpus, 0), 4))
+            learner.start(list(islice(stream(extract, corpus, 0), 4)))
             trainer.restart_average()
         held_out = [extract([corpus.window(int(index)) for index in corpus.indices(held_out=True)[:2]])]
         trainer.run(islice(stream(extract, corpus, trainer.step), stop - trainer.step), held_out)
@@ -147,7 +147,7 @@ def test_simulated_steps_are_those_of_decoding(world):
     rows = chosen_rows(batch.tokens.shape[1], 3, 0.5, torch.Generator().manual_seed(1))
     results = unroll(learner.head, learner.embeddings, learner.teacher, batch, rows, 0.0)
     for step, result in enumerate(results):
-        for place in (0, 3, len(rows[step]) - 1):
+        for place in (1, 3, len(rows[step]) - 1):
             row = int(rows[step][place])
             expected = chain_choice(learner, batch, row, step)
             wanted = int((batch.final[0, row + step + 1] @ learner.teacher.T).argmax())
