@@ -15,12 +15,12 @@ from backend.loading import resolve_folder
 EMBEDDINGS = "embed_tokens.weight"  # public heads store a copy of the target's
 
 
-def load_head(path: str, target: PreTrainedModel) -> tuple[EagleHead, tuple[int, ...]]:
+def load_head(path: str, target: PreTrainedModel, revision: str | None = None) -> tuple[EagleHead, tuple[int, ...]]:
     """The head, and the target's layers whose states it reads. Its layout is known by its keys.
 
     Raises TreebenchError for pickles, damaged files, missing, unknown or misshapen weights, and for another target.
     """
-    folder, _ = resolve_folder(path, None, "drafter.path")
+    folder, _ = resolve_folder(path, revision, "drafter.path")
     config = _config(folder)
     tensors = _tensors(folder)
     eagle3 = any(name.startswith("midlayer.") for name in tensors)
@@ -48,12 +48,11 @@ def _config(folder: Path) -> Any:
 def _tensors(folder: Path) -> dict[str, Tensor]:
     files = sorted(folder.glob("model*.safetensors"))
     if not files:
-        pickled = any(folder.glob("*.bin"))
-        hint = (
-            "holds a pickled .bin only, which is not loaded: convert it where you trust it, with "
-            "`safetensors.torch.save_file(torch.load('pytorch_model.bin', weights_only=True), 'model.safetensors')`"
+        raise TreebenchError(
+            f"{folder} holds no model.safetensors: train or download the head; a pickled .bin is not loaded, "
+            "convert it where you trust it with `safetensors.torch.save_file(torch.load('pytorch_model.bin', weights_only=True), "
+            "'model.safetensors')`"
         )
-        raise TreebenchError(f"{folder} {hint if pickled else 'holds no safetensors: train or download the head'}")
     tensors: dict[str, Tensor] = {}
     for file in files:
         tensors |= read_safetensors(file)

@@ -172,7 +172,7 @@ def _columns(every: Tensor, wanted: Tensor) -> Int[Tensor, "batch width"]:
 
 
 @register("eagle_head")
-def build(target: TreeModel, loaded: LoadedModel, *, path: str) -> EagleHeadDrafter:
+def build(target: TreeModel, loaded: LoadedModel, *, path: str, revision: str | None) -> EagleHeadDrafter:
     """Load a head of ours or in a public layout; it must have been made for this target."""
-    head, layers = load_head(path, target.model)
+    head, layers = load_head(path, target.model, revision)
     return EagleHeadDrafter("eagle_head", head, target, layers)
