@@ -29,7 +29,7 @@ def chain(draft: DraftCost, length: int) -> float:
 
 
 def round_generating_function(x: float, acceptance: float, length: int) -> float:
-    """phi(x): E[x^tokens] of one inner round in which a chain of `length` is reviewed, the reviewer's token included."""
+    """phi(x): E[x^tokens] of one inner round: a chain of `length` is reviewed, the reviewer's token included."""
     return 1 + (x - 1) * geometric(acceptance * x, length + 1)
 
 
