@@ -1,4 +1,4 @@
-"""What the DyTC router knows (CAS-Spec, arXiv 2510.26843, section 4): acceptance per configuration, seconds per forward."""
+"""What the DyTC router estimates (CAS-Spec, arXiv 2510.26843): acceptance per configuration, seconds per forward."""
 
 from collections import deque
 from collections.abc import Sequence
@@ -112,7 +112,7 @@ class Latency:
     base: float
     per_token: float
     learn: bool
-    precision: np.ndarray = field(default_factory=lambda: np.diag([1.0, 1.0, 1.0, 1e4]) / NOISE**2)
+    precision: np.ndarray = field(default_factory=lambda: np.diag([1.0, 1.0, 1.0, 1e6]))
     moment: np.ndarray = field(default_factory=lambda: np.zeros(4))
     observed: np.ndarray = field(default_factory=lambda: np.zeros((4, 4)))
     _fitted: tuple[float, list[float]] | None = None

@@ -53,14 +53,14 @@ class Pool:
 
 @register("pool")
 def build_pool(target: TreeModel, loaded: LoadedModel, *, members: Mapping[str, Any]) -> Pool:
-    """`members` by name: a spec each, in which `top`, `bottom` and `drafts` may name members above it."""
+    """`members` by name: a spec each, in which `top`, `bottom` and `drafts` may name other members."""
     if not members:
         raise TreebenchError("drafter pool has no members")
     made: dict[str, Any] = {}
-    for name, spec in members.items():
-        made[name] = _made(spec, target, loaded, made)
+    for name in sorted(members, key=lambda name: _refers(members[name], members)):
+        made[name] = _made(members[name], target, loaded, made)
         made[name].name = name
-    return Pool("pool", made)
+    return Pool("pool", {name: made[name] for name in members})
 
 
 @register("vertical_cascade")
@@ -80,18 +80,23 @@ def build_horizontal(
 
 
 def _made(spec: Any, target: TreeModel, loaded: LoadedModel, members: Mapping[str, Any]) -> Any:
-    """The draft of a spec. One that is named is the same draft on the same weights, with a state of its own."""
+    """The draft of a spec; one that is named is the same draft on the same weights, with a state of its own."""
     if isinstance(spec, str):
         if spec not in members:
             known = ", ".join(members) or "none; only drafts of a pool have names"
-            raise TreebenchError(f"there is no draft {spec!r} to refer to (above it: {known})")
+            raise TreebenchError(f"there is no draft {spec!r} to refer to (made before it: {known})")
         return once_more(members[spec])
     if not isinstance(spec, Mapping):
-        return spec  # made already
+        return spec
     if "kind" not in spec:
         raise TreebenchError(f"a draft is given by its kind and its options; {dict(spec)!r} has no kind")
     options = {key: _referred(key, value, members) for key, value in spec.items() if key not in ("kind", "name")}
     return create_drafter(spec["kind"], target, loaded, options)
+
+
+def _refers(spec: Any, members: Mapping[str, Any]) -> bool:
+    named = [spec] if isinstance(spec, str) else [*spec.values(), *spec.get("drafts", ())]
+    return any(isinstance(value, str) and value in members for value in named)
 
 
 def _referred(key: str, value: Any, members: Mapping[str, Any]) -> Any:

@@ -182,7 +182,7 @@ def test_a_layer_that_does_more_than_adding_is_refused():
     ("kind", "options", "line"),
     [
         ("pool", {"members": {}}, "drafter pool has no members"),
-        ("pool", {"members": {"a": "b"}}, r"there is no draft 'b' to refer to \(above it: none"),
+        ("pool", {"members": {"a": "b"}}, r"there is no draft 'b' to refer to \(made before it: none"),
         ("pool", {"members": {"a": {"skip": []}}}, "has no kind"),
         ("horizontal_cascade", {"drafts": [SKIP, LOOKUP], "lengths": []}, "2 drafts need 1 lengths of at least 1"),
         ("vertical_cascade", {"top": SKIP, "bottom": LOOKUP, "lookahead": 2, "lenience": 0.5}, "must be at least 1"),

@@ -25,6 +25,10 @@ from tests.tiny_models import tiny_llama
 TEXT = torch.tensor([[5, 9, 7, 5, 9, 3, 1]])
 
 
+def in_half_precision(model: Any) -> Any:
+    return model.to(torch.bfloat16)
+
+
 def weight_and_inputs(dtype: torch.dtype = torch.float32) -> tuple[torch.Tensor, torch.Tensor]:
     generator = torch.Generator().manual_seed(0)
     weight = torch.randn(48, 64, generator=generator) * torch.linspace(0.1, 2, 48)[:, None]
@@ -107,7 +111,7 @@ def test_quantized_and_skipped():
 @pytest.mark.parametrize("kind", ["activation_quantized", "weight_quantized"])
 @pytest.mark.parametrize("bits", [8, 4])
 def test_fake_quantization_agrees_with_the_kernel(kind, bits):
-    target: Any = TreeModel(tiny_llama().to(torch.bfloat16))
+    target: Any = TreeModel(in_half_precision(tiny_llama()))
     options = {"head": True, "skip": []} | ({"bits": bits, "group": 32} if kind == "weight_quantized" else {})
     target.model.set_attn_implementation("sdpa")
     real, fake = (draft(target, kind, fake_quant=fake, **options).model for fake in (False, True))
