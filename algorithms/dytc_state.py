@@ -45,8 +45,8 @@ class Latencies:
         self.begin(1, 0)
 
     def begin(self, batch: int, context: int) -> None:
-        """A step begins: predictions are made once for it."""
-        self.batch, self.context = batch, context
+        """A step begins: predictions are made once for it. What is not learnt does not depend on the other rows."""
+        self.batch, self.context = (batch, context) if self.learn else (1, 0)
         self.scale = median(self.ratios)
         self.curves: dict[tuple[str, bool], list[float]] = {}
         one, two = (self._seconds(self.verifying, nodes) for nodes in (1, 2))
