@@ -41,6 +41,7 @@ console = Console(stderr=True, soft_wrap=True, markup=False, emoji=False)
 class Agreement:
     """Scores skip sets on the target's greedy answers to some prompts, all of them in one forward."""
 
+    @torch.inference_mode()
     def __init__(self, target: TreeModel, prompts: list[list[int]], eos: tuple[int, ...], answer_tokens: int) -> None:
         self.target = target
         answers = _answers(target, prompts, eos, answer_tokens)

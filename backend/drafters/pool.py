@@ -100,7 +100,7 @@ def _refers(spec: Any, members: Mapping[str, Any]) -> bool:
 
 
 def _referred(key: str, value: Any, members: Mapping[str, Any]) -> Any:
-    if key in ("top", "bottom") and value in members:
+    if key in ("top", "bottom") and isinstance(value, str) and value in members:
         return once_more(members[value])
     if key == "drafts" and isinstance(value, Sequence):
         return [once_more(members[draft]) if isinstance(draft, str) and draft in members else draft for draft in value]

@@ -118,6 +118,19 @@ def test_a_horizontal_cascade_asks_by_depth():
         assert torch.allclose(found[0, node], laws[whose][0, node], atol=2e-5)
 
 
+@torch.inference_mode()
+def test_cascades_nest():
+    target = target_of()
+    inner = {"kind": "vertical_cascade", "top": SKIP, "bottom": LOOKUP, "lookahead": 2, "lenience": 1.0}
+    outer = {"kind": "horizontal_cascade", "drafts": [inner, "skip"], "lengths": [2]}
+    drafter = draft(target, "pool", members={"outer": outer, "skip": SKIP})
+    tree = random_tree(ROWS)
+    laws = [one_shot(target, member, tree) for member in drafter.parts]
+    there = tree.exists
+    torch.testing.assert_close(laws[0][there], laws[1][there], atol=2e-5, rtol=1e-5)
+    assert len(list(tree_models(drafter))) == 3
+
+
 def test_skipping_both_blocks_skips_the_layer():
     model: Any = tiny_llama()
     whole = without_layers(model, [1])(TEXT, use_cache=False).logits

@@ -1,4 +1,4 @@
-"""The DyTC router: the objectives' values, its stop rules, what it learns and from what, and what a decision costs."""
+"""The DyTC router: the objectives' values, its stop rules, what it learns and from what, what it traces."""
 
 from typing import Any
 
@@ -74,7 +74,7 @@ def test_tail_only_where_the_bottom_draft_has_a_token():
     both = [configuration("first", FIRST)]
     for tail, offers, counted in (("listed", False, True), ("available", True, True), ("available", False, False)):
         chosen = choose(
-            Policy("ewif", 0.0, tail), both, Acceptance(0.5, 0.5), offers, 1.0, Costs(1, 0, 1e-9), Budget(1)
+            Policy("ewif", 0.0, tail), both, Acceptance(0.5, 0.5), offers, 1.0, Costs(1.0, 0.0, 1e-9), Budget(1.0)
         )
         assert chosen is not None
         plain = (1 + chosen.gain) / (1 + chosen.seconds)
@@ -196,7 +196,7 @@ def test_greedy_text_from_a_pool_is_the_targets(objective):
     assert len(drafted.emitted) < len(plain.emitted)
 
 
-def test_traces_and_what_a_decision_costs():
+def test_traces():
     drafted, _, algorithm = decode(objective="ewif", latency="learned", max_length=5)
     names = {f"{figure}_{name}" for name in algorithm.members for figure in ("alpha", "c", "nodes")}
     assert all(set(trace) == {*names, "decisions", "decision_seconds"} for trace in drafted.traces)
@@ -204,8 +204,8 @@ def test_traces_and_what_a_decision_costs():
     learnt = {trace["alpha_int8"][0] for trace in drafted.traces}
     assert len(learnt) > 1
     assert algorithm.states[0].shares["vc_int8"] == "int8"
-    per_decision = [t["decision_seconds"][0] / t["decisions"][0] for t in drafted.traces if t["decisions"][0]]
-    assert min(per_decision) < 2e-4
+    assert all(trace["decision_seconds"][0] > 0 for trace in drafted.traces if trace["decisions"][0])
+    assert any(trace["decisions"][0] for trace in drafted.traces)
 
 
 def test_memory():
@@ -234,25 +234,3 @@ def test_memory():
 def test_bad_settings(options, line):
     with pytest.raises(TreebenchError, match=line):
         make("cas_spec", TableDrafter(same_everywhere(1.0)), **options)
-
-
-@pytest.mark.parametrize(
-    ("law", "paths"),
-    [
-        ((0.96, 0.02, 0.01, 0.01), [(0,), (0, 0), (0, 0, 0)]),
-        ((0.6, 0.3, 0.06, 0.04), [(0,), (1,), (0, 0), (0, 1), (0, 0, 0), (0, 0, 1)]),
-        ((0.3, 0.29, 0.21, 0.2), [(0,), (1,), (2,)]),
-    ],
-)
-def test_swift_draws_combs_and_stops_when_unsure(law, paths):
-    draft = grow(
-        make("swift", TableDrafter(same_everywhere(*law)), depth=3, stop=0.5, bounds=[0.9, 0.5], widths=[1, 2, 3])
-    )
-    assert_closed(draft)
-    assert paths_of(draft) == paths
-
-
-@pytest.mark.parametrize("options", [{"bounds": [0.5, 0.9]}, {"widths": [1]}, {"widths": [1, 0, 1]}])
-def test_swift_settings(options):
-    with pytest.raises(TreebenchError, match=r"must fall and swift\.widths"):
-        make("swift", TableDrafter(same_everywhere(1.0)), **{"bounds": [0.9, 0.5], "widths": [1, 2, 3]} | options)
