@@ -20,6 +20,24 @@ class LayerShape(NamedTuple):
     value_size: int
 
 
+class Provisional:
+    """Whose tree nodes lie behind the prefix of a cache that drafts share, in the order of their slots."""
+
+    def __init__(self) -> None:
+        self._entries: list[tuple[object, Int[Tensor, "batch entry"]]] = []
+
+    def seen_by(self, owner: object, none: Int[Tensor, "batch 0"]) -> Int[Tensor, "batch entry"]:
+        """The nodes of all slots, `NO_NODE` where they are somebody else's."""
+        columns = [nodes if whose is owner else torch.full_like(nodes, NO_NODE) for whose, nodes in self._entries]
+        return torch.cat([none, *columns], 1)
+
+    def add(self, owner: object, nodes: Int[Tensor, "batch entry"]) -> None:
+        self._entries.append((owner, nodes))
+
+    def clear(self) -> None:
+        self._entries.clear()
+
+
 class KVCache:
     """Row b holds its committed tokens in slots [0, lengths[b]); tree nodes of the current step lie behind them.
 
@@ -35,6 +53,7 @@ class KVCache:
         self.lengths = torch.zeros(batch, dtype=torch.int64, device=device)
         self._longest = 0
         self._exact = True
+        self.provisional = Provisional()
         self.rows = torch.arange(batch, device=device)[:, None]
         self.keys: dict[int, Tensor] = {}
         self.values: dict[int, Tensor] = {}

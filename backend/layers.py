@@ -11,6 +11,14 @@ from transformers import PreTrainedModel
 
 from backend.errors import TreebenchError
 
+BLOCKS = {  # what the blocks of a decoder layer are called
+    "attention": ("self_attn", "attn", "attention", "self_attention"),
+    "mlp": ("mlp", "feed_forward", "block_sparse_moe"),
+}
+SUPPORTED = "supported are decoder layers in one module list, with " + " and ".join(
+    f"an {block} block called {' or '.join(names)}" for block, names in BLOCKS.items()
+)
+
 
 def layer_list_path(model: PreTrainedModel) -> str:
     """Where the decoder layers are: the only module list as long as the model has layers."""
@@ -19,9 +27,22 @@ def layer_list_path(model: PreTrainedModel) -> str:
     if len(found) != 1:
         raise TreebenchError(
             f"layers of {model.config.model_type!r} cannot be told apart: expected one list of "
-            f"{model.config.num_hidden_layers} decoder layers, found {len(found)}"
+            f"{model.config.num_hidden_layers} decoder layers, found {len(found)}; {SUPPORTED}"
         )
     return found[0]
+
+
+def block_path(model: PreTrainedModel, layer: int, block: str) -> str:
+    """Where a block of a decoder layer is."""
+    path = f"{layer_list_path(model)}.{layer}"
+    children = dict(model.get_submodule(path).named_children())
+    found = [name for name in BLOCKS[block] if name in children]
+    if len(found) != 1:
+        raise TreebenchError(
+            f"layers of {model.config.model_type!r} cannot be skipped block by block: layer {layer} consists of "
+            f"{', '.join(children)}; {SUPPORTED}"
+        )
+    return f"{path}.{found[0]}"
 
 
 class FeatureTap:

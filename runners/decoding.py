@@ -58,7 +58,7 @@ class TreeSizes(NamedTuple):
 class Generation:
     """Committed tokens per request, up to and including the first end of text or the limit, and the steps behind them.
 
-    `emitted` and `trees` hold one entry per step for the whole batch.
+    `emitted`, `trees` and `traces` hold one entry per step for the whole batch.
     """
 
     tokens: list[list[int]]
@@ -66,6 +66,7 @@ class Generation:
     seconds: float = 0.0
     emitted: list[list[int]] = field(default_factory=list)  # per step and row; 0 where the row had finished
     trees: list[TreeSizes] = field(default_factory=list)
+    traces: list[dict[str, list[float]]] = field(default_factory=list)  # what the algorithm says, by name and row
 
 
 @torch.inference_mode()
@@ -90,6 +91,7 @@ def generate(decoder: Decoder, requests: Sequence[Request], limits: Limits, cloc
                 drafter.commit(draft.tree, accepted, Verified(draft.nodes, logits))
             algorithm.observe(draft, accepted)
             progress.advance(draft, accepted)
+            progress.result.traces.append(algorithm.trace())
     progress.result.prefill_seconds = prefilled - start
     progress.result.seconds = clock.now() - prefilled
     progress.result.trees = [tree_sizes(draft) for draft in progress.drafts]
@@ -154,6 +156,7 @@ def prefill(decoder: Decoder, requests: Sequence[Request], limits: Limits) -> Pr
     decoder.target.prefill(prompts, lengths)
     if decoder.drafter is not None:
         decoder.drafter.prefill(prompts, lengths)
+    decoder.algorithm.start([len(request.prompt) for request in requests])
     return Progress(requests, limits, decoder.target)
 
 

@@ -6,8 +6,9 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from backend.drafters.registry import tree_models
 from backend.errors import TreebenchError
-from backend.model import TreeModel, max_context
+from backend.model import max_context
 from backend.timing import Stopwatch
 from runners.decoding import Generation, Limits, Request, generate
 from runners.point import Point, stop_stage_clock, with_stage_clock
@@ -78,7 +79,7 @@ def check_context(point: Point, pairs: Sequence[Pair]) -> None:
         (len(r.prompt), q.id) for p in pairs for r, (q, _) in zip(p.requests, p.prompts, strict=True)
     )
     needed = longest - 1 + point.limits.max_new_tokens + point.limits.tree_slots
-    models = [model for model in (point.method.target, point.method.drafter) if isinstance(model, TreeModel)]
+    models = [point.method.target, *tree_models(point.method.drafter)]
     context = min(max_context(model.model.config) for model in models)
     if needed > context:
         raise TreebenchError(

@@ -9,7 +9,7 @@ import torch
 from algorithms.base import Drafter, TreeAlgorithm
 from algorithms.registry import ALGORITHMS, create, needs_drafter
 from backend.acceptance import AcceptanceRule, check_compatible, create_rule, default_rule
-from backend.drafters.registry import DRAFTERS, create_drafter
+from backend.drafters.registry import DRAFTERS, create_drafter, tree_models
 from backend.errors import TreebenchError
 from backend.loading import DTYPES, LoadedModel, check_target, load_target
 from backend.model import TreeModel
@@ -147,9 +147,8 @@ def stop_stage_clock(method: Decoder) -> None:
 
 
 def _set_clock(method: Decoder, clock: Stopwatch) -> None:
-    for model in (method.target, method.drafter):
-        if isinstance(model, TreeModel):
-            model.clock = clock
+    for model in (method.target, *tree_models(method.drafter)):
+        model.clock = clock
 
 
 class ClockedDrafter:
@@ -161,6 +160,11 @@ class ClockedDrafter:
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.drafter, name)
+
+    @property
+    def members(self) -> dict[str, Any]:
+        """Of a pool: they are asked one by one, so each is on the clock."""
+        return {name: ClockedDrafter(member, self.clock) for name, member in self.drafter.members.items()}  # type: ignore[attr-defined]
 
     def expand(self, tree: TokenTree, nodes: torch.Tensor) -> torch.Tensor:
         with self.clock.stage("draft"):

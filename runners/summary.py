@@ -122,19 +122,23 @@ def first_divergence(tokens: Sequence[int], expected: Sequence[int]) -> int | No
 
 
 def steps_table(pairs: Sequence[Pair]) -> pandas.DataFrame:
-    """One row per sequence and step of the method's first repeat, columns as in STEP_COLUMNS."""
+    """One row per sequence and step of the method's first repeat: STEP_COLUMNS, then what the algorithm traces."""
     rows, first = [], 0
     for pair in pairs:
         rows += [row for b in range(len(pair.requests)) for row in _steps_of(pair, pair.method[0], b, first + b)]
         first += len(pair.requests)
-    return pandas.DataFrame(rows, columns=list(STEP_COLUMNS)).astype(STEP_COLUMNS)
+    traced = sorted({name for row in rows for name in row} - set(STEP_COLUMNS))
+    return pandas.DataFrame(rows, columns=[*STEP_COLUMNS, *traced]).astype(STEP_COLUMNS)
 
 
-def _steps_of(pair: Pair, generation: Generation, row: int, sequence: int) -> list[tuple[int, ...]]:
+def _steps_of(pair: Pair, generation: Generation, row: int, sequence: int) -> list[dict[str, float]]:
     rows, context = [], len(pair.requests[row].prompt)
-    for step, (sizes, emitted) in enumerate(zip(generation.trees, generation.emitted, strict=True)):
+    steps = zip(generation.trees, generation.emitted, generation.traces, strict=True)
+    for step, (sizes, emitted, trace) in enumerate(steps):
         if emitted[row]:
-            rows.append((sequence, step, context, *(size[row] for size in sizes), emitted[row]))
+            own = (sequence, step, context, *(size[row] for size in sizes), emitted[row])
+            known = dict(zip(STEP_COLUMNS, own, strict=True))
+            rows.append(known | {name: values[row] for name, values in trace.items()})
             context += emitted[row]
     return rows
 

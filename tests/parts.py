@@ -28,6 +28,15 @@ SMALLER = {  # the YAML defaults fit real models
     "sequoia": {"budget": 12, "max_depth": 4},
     "medusa_tree": {"budget": 12},
     "token_recycling": {"budget": 12},
+    "swift": {"depth": 4, "stop": 0.1, "bounds": [0.9, 0.3], "widths": [1, 2, 3]},
+    "cas_spec": {
+        "max_length": 3,
+        "max_nodes": 12,
+        "width": 2,
+        "latency": "prior",
+        "memory": "sequence",
+        "priors": {"default": [0.8, 0.1]},
+    },
 }
 VARIANTS: dict[str, list[dict[str, Any]]] = {
     "chain": [{"children": "top_k"}, {"children": "iid"}],
@@ -37,6 +46,7 @@ VARIANTS: dict[str, list[dict[str, Any]]] = {
         for children in ("top_k", "without_replacement")
         for build in ("layerwise", "threshold", "algorithm1")
     ],
+    "cas_spec": [{"objective": "paper", "estimator": "ema"}, {"objective": "ewif", "estimator": "beta"}],
     "specinfer": [{"children": "iid"}, {"children": "top_k"}],
     "sequoia": [{"children": "without_replacement"}, {"children": "top_k"}],
 }

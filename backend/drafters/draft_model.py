@@ -28,6 +28,10 @@ class DraftModel(TreeModel):
         self.owed_tokens = torch.empty(0, 0, dtype=torch.int64)
         self.owed = torch.empty(0, dtype=torch.int64)
 
+    def again(self) -> "DraftModel":
+        """The same draft a second time: the weights are shared, the cache is not."""
+        return DraftModel(self.name, self.model, self.target_vocab_size, self.shapes)
+
     def prefill(self, prompts: Int[Tensor, "batch prompt"], lengths: Int[Tensor, " batch"]) -> None:
         super().prefill(prompts, lengths)
         self.owed_tokens = prompts.new_empty(prompts.shape[0], 0)

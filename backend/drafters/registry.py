@@ -1,6 +1,7 @@
 """Finds drafters by kind: each file of this folder registers a function that builds one for a target."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from copy import deepcopy
 from typing import Any, Protocol, runtime_checkable
 
 from backend.errors import TreebenchError
@@ -29,3 +30,16 @@ def create_drafter(kind: str, target: TreeModel, loaded: LoadedModel, options: M
         return None
     DRAFTERS.check(kind, options)
     return DRAFTERS.find(kind)(target, loaded, **options)
+
+
+def once_more(drafter: Any) -> Any:
+    """The same drafter with a state of its own; one that holds a model says itself how to share it (`again`)."""
+    return drafter.again() if hasattr(drafter, "again") else deepcopy(drafter)
+
+
+def tree_models(drafter: Any) -> Iterator[TreeModel]:
+    """Every model behind a drafter, those of the drafts that it is made of (`parts`) included."""
+    if isinstance(drafter, TreeModel):
+        yield drafter
+    for part in getattr(drafter, "parts", ()):
+        yield from tree_models(part)

@@ -1,0 +1,126 @@
+"""DyTC's decision (CAS-Spec, arXiv 2510.26843, section 4): which configuration drafts how much from the best leaf.
+
+The printed objective and stop rule, and the expected walltime improvement that they stand for. Times have any one unit.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from algorithms.dytc_estimators import Acceptance
+from algorithms.walltime import geometric
+from backend.errors import TreebenchError
+
+OBJECTIVES = ("paper", "ewif")
+TAILS = ("listed", "available")
+
+
+class Configuration(NamedTuple):
+    """One draft as the router sees it now, at one leaf."""
+
+    name: str
+    acceptance: Acceptance
+    seconds: Sequence[float]  # of drafting 1, 2, ... tokens
+
+
+class Choice(NamedTuple):
+    """Draft `length` tokens with a configuration; `gain` tokens are expected of it, drafting takes `seconds`."""
+
+    name: str
+    length: int
+    score: float
+    gain: float
+    seconds: float
+
+
+class Costs(NamedTuple):
+    """Seconds of verifying one node, of each further one, and of a token of the bottom draft."""
+
+    verify: float
+    per_node: float
+    bottom: float
+
+
+class Policy(NamedTuple):
+    """How the router decides.
+
+    objective: `paper` is Eq. 5, whose cost leaves verification out; `ewif` maximises expected tokens over the time of
+    the whole step, bonus token and verification included. threshold: `paper` stops where the bottom draft's ratio
+    times the leaf's probability falls below it (t_min); `ewif` asks the step's ratio to grow by more than this factor.
+    tail: whether the token of the bottom draft that both objectives append counts always (`listed`) or only where the
+    bottom draft offers one (`available`).
+    """
+
+    objective: str
+    threshold: float
+    tail: str
+
+    @classmethod
+    def checked(cls, objective: str, threshold: float, tail: str) -> "Policy":
+        if objective not in OBJECTIVES:
+            raise TreebenchError(f"cas_spec.objective must be one of {', '.join(OBJECTIVES)}, not {objective!r}")
+        if tail not in TAILS:
+            raise TreebenchError(f"cas_spec.tail must be one of {', '.join(TAILS)}, not {tail!r}")
+        return cls(objective, threshold, tail)
+
+
+@dataclass
+class Budget:
+    """A step so far: expected tokens (the bonus is one) and seconds, the root's verification among them."""
+
+    seconds: float
+    expected: float = 1.0
+
+    @property
+    def ratio(self) -> float:
+        return self.expected / self.seconds
+
+
+def choose(
+    policy: Policy,
+    configurations: Sequence[Configuration],
+    bottom: Acceptance,
+    offers: bool,
+    reached: float,
+    costs: Costs,
+    budget: Budget,
+) -> Choice | None:
+    """The best (configuration, length) at a leaf that is reached with probability `reached`; None to leave it.
+
+    `bottom` is the bottom draft's acceptance, `offers` whether it has a token for this leaf.
+    """
+    tail = bottom.first if offers or policy.tail == "listed" else 0.0
+    if policy.objective == "paper":
+        stop = bottom.first * reached * costs.verify < policy.threshold * costs.bottom
+        choices = [] if stop else [_printed(c, k, tail, reached, costs) for c in configurations for k in _lengths(c)]
+        return max(choices, key=lambda choice: choice.score, default=None)
+    choices = [_improvement(c, k, tail, reached, costs, budget) for c in configurations for k in _lengths(c)]
+    best = max(choices, key=lambda choice: choice.score, default=None)
+    return best if best and best.score > policy.threshold * budget.ratio else None
+
+
+def _lengths(configuration: Configuration) -> range:
+    return range(1, len(configuration.seconds) + 1)
+
+
+def _printed(configuration: Configuration, length: int, tail: float, reached: float, costs: Costs) -> Choice:
+    """Eq. 5: [a (1 - a^k) / (1 - a) + a^k a_dn] / (c k + c_dn); one acceptance rate, costs in target forwards."""
+    alpha = configuration.acceptance.first
+    gain = alpha * geometric(alpha, length)
+    seconds = configuration.seconds[length - 1]
+    cost = (seconds + costs.bottom) / costs.verify
+    return Choice(configuration.name, length, (gain + alpha**length * tail) / cost, reached * gain, seconds)
+
+
+def _improvement(
+    configuration: Configuration, length: int, tail: float, reached: float, costs: Costs, budget: Budget
+) -> Choice:
+    """Tokens per second of the step with this action in it, and with a token of the bottom draft behind it."""
+    first, later = configuration.acceptance.first, configuration.acceptance.later
+    gain = reached * first * geometric(later, length)
+    behind = reached * first * later ** (length - 1) * tail
+    drafting = configuration.seconds[length - 1]
+    seconds = drafting + length * costs.per_node
+    appended = costs.bottom if tail else 0.0
+    score = (budget.expected + gain + behind) / (budget.seconds + seconds + appended)
+    return Choice(configuration.name, length, score, gain, drafting)
