@@ -118,9 +118,6 @@ def test_every_other_rule_is_refused_or_called_lossy(name, variant):
     assert all("lossy" in rule for rule in {*RULES} - {*refused, *rules_for(proposal)})
 
 
-# --- DySpec: both builds have one law over trees ---------------------------------------------------------------------
-
-
 def generic_law(seed: int, vocabulary: int, zeros: int = 0) -> Law:
     """Without ties between slots, which one of the builds compares in floating point."""
 
