@@ -42,5 +42,9 @@ class TreeAlgorithm(ABC):
     def grow(self, tree: TokenTree, random: RandomStream) -> Draft:
         """Grow the tree from its root. Every random draw comes from `random`, which is fresh in each step."""
 
+    def start(self, lengths: Int[Tensor, " batch"]) -> None:  # noqa: B027
+        """New sequences begin, of so many tokens (the root included). What was learned from others is forgotten here,
+        so that no result depends on what was decoded before."""
+
     def observe(self, draft: Draft, accepted: Accepted) -> None:  # noqa: B027
         """Learn from a verified step; adaptive algorithms override this."""
