@@ -108,8 +108,9 @@ class Cast(CostAware):
 
     def keep(self, layer: Layer, values: list[Floats], depth: int) -> tuple[Counts, NDArray[np.bool_]]:
         batch, most = len(layer.values), self.width if self.selected else self.budget
-        exist = max(1, int((layer.values > 0).sum(1).max()))
-        utility = layer.utility[:, : min(most, exist)]
+        utility = layer.utility[:, :most]
+        if layer.values[:, utility.shape[1] - 1].max() <= 0:  # some rows propose less; no row proposes as much
+            utility = utility[:, : max(1, int((layer.values > 0).sum(1).max()))]
         context = self.expanded - 1 + (self.sequences.context if self.counts_prompt else 0.0)  # the root is no draft
         cost = self.prices.draft(batch, context, utility.shape[1]) / self.prices.verify(batch, context, 1)[0]
         kept = [chord(u, cost.tolist(), self.breadth_threshold, **self.reading) for u in utility.tolist()]

@@ -78,7 +78,7 @@ class CostAware(TreeAlgorithm):
             self.forget(batch, self.num_groups(batch))
         growth = Growth(tree, self.drafter, Children.named("top_k", 1.0), random)
         values, self.spent, self.expanded = [np.ones((batch, 1))], 0.0, 0
-        frontier = torch.zeros_like(tree.tokens).masked_fill(~self._of_groups(self.begin(batch), tree.tokens), NO_NODE)
+        frontier = self._roots(self.begin(batch), growth.root)
         for depth in range(1, self.max_depth + 1):
             first = growth.tree.num_nodes
             if not growth.expand(frontier, self.width).shape[1]:
@@ -130,14 +130,17 @@ class CostAware(TreeAlgorithm):
         sums = ordered[:, : self.budget].cumsum(1)
         return sums if self.rows == "own" else self.sequences.mean(sums)
 
-    def _of_groups(self, per_group: NDArray[np.bool_], like: Tensor) -> Tensor:
-        return torch.from_numpy(per_group).to(like.device)[:, None].expand(like.shape[0], 1)
+    def _roots(self, drafts: NDArray[np.bool_], root: Int[Tensor, "batch 1"]) -> Int[Tensor, "batch 1"]:
+        """Of the groups that draft."""
+        return root if drafts.all() else root.masked_fill(~torch.from_numpy(drafts).to(root.device)[:, None], NO_NODE)
 
     def _best(self, layer: Layer, counts: Counts, like: Tensor) -> Int[Tensor, "batch kept"]:
         """The first of each row, as many as its group says."""
         widest = max(1, int(counts.max()))
-        wanted = (np.arange(widest) < counts[:, None]) & (layer.values[:, :widest] > 0)
-        return torch.from_numpy(np.where(wanted, layer.nodes[:, :widest], NO_NODE)).to(like.device)
+        nodes, values = layer.nodes[:, :widest], layer.values[:, :widest]
+        if int(counts.min()) < widest or values[:, -1].min() <= 0:
+            nodes = np.where((np.arange(widest) < counts[:, None]) & (values > 0), nodes, NO_NODE)
+        return torch.from_numpy(nodes).to(like.device)
 
     def _pay(self, batch: int, width: int) -> None:
         self.spent += float(self.prices.draft(batch, self.sequences.context + self.expanded, width)[-1])

@@ -20,7 +20,8 @@ from algorithms.base import TreeAlgorithm
 from algorithms.growth import Growth
 from algorithms.registry import create
 from backend.costs import Seconds, Widths
-from backend.tree import Accepted
+from backend.random import RandomStream
+from backend.tree import Accepted, Draft, TokenTree
 from benchmarks.growth import CONF, StubDrafter, grow
 
 STEPS = 400
@@ -68,18 +69,21 @@ def build(name: str) -> TreeAlgorithm:
 
 
 @torch.inference_mode()
-def measure(algorithm: TreeAlgorithm, growing: Growing) -> tuple[list[float], list[float], int, int]:
-    """Milliseconds per step of deciding and of observing, in ascending order; nodes and levels of the last tree."""
+def measure(algorithm: TreeAlgorithm, growing: Growing) -> tuple[list[float], list[float], Draft]:
+    """Milliseconds per step of deciding and of observing, in ascending order, and the last tree."""
     deciding, observing = [], []
-    algorithm.start(torch.tensor([200]))
+    zero = torch.zeros(1, dtype=torch.int64)
+    algorithm.start(zero + 200)
+    draft = grow(algorithm, STEPS)
     for step in range(STEPS):
+        tree, random = TokenTree.root(zero), RandomStream.keyed(0, zero, zero + step)
         growing.seconds, start = 0.0, time.thread_time()
-        draft = grow(algorithm, step)
+        draft = algorithm.grow(tree, random)
         decided = time.thread_time()
         deciding.append(1000 * (decided - start - growing.seconds))
         algorithm.observe(draft, Accepted(draft.nodes[:, :1], draft.tree.tokens[:, 0]))
         observing.append(1000 * (time.thread_time() - decided))
-    return sorted(deciding[STEPS // 4 :]), sorted(observing[STEPS // 4 :]), draft.nodes.shape[1], draft.tree.height
+    return sorted(deciding[STEPS // 4 :]), sorted(observing[STEPS // 4 :]), draft
 
 
 def main() -> None:
@@ -87,9 +91,9 @@ def main() -> None:
     growing = Growing()
     table = Table("algorithm", "nodes", "levels", "deciding ms", "fastest tenth ms", "observing ms")
     for name in SIXTY:
-        deciding, observing, nodes, levels = measure(build(name), growing)
+        deciding, observing, draft = measure(build(name), growing)
         figures = (median(deciding), deciding[len(deciding) // 10], median(observing))
-        table.add_row(name, str(nodes), str(levels), *(f"{figure:.3f}" for figure in figures))
+        table.add_row(name, str(draft.nodes.shape[1]), str(draft.tree.height), *(f"{figure:.3f}" for figure in figures))
     Console().print(table)
 
 

@@ -15,7 +15,6 @@ from numpy.typing import NDArray
 from algorithms.autoregressive import Autoregressive
 from algorithms.base import Drafter, TreeAlgorithm
 from algorithms.confidence import BINS, bins_of
-from algorithms.fixed_tree import FixedTree
 from algorithms.growth import Children, Growth, Offspring
 from backend.acceptance import create_rule, default_rule
 from backend.loading import LoadedModel
@@ -33,13 +32,20 @@ from runners.summary import created_now, git_commit
 RATES_VERSION = 1
 
 
-class Star(FixedTree):
+class Star(TreeAlgorithm):
     """A root with children only; counts which of them is accepted, in draw order."""
 
     def __init__(self, drafter: Drafter, ranks: int, children: str, draft_temperature: float) -> None:
-        super().__init__(drafter, widths=[ranks], children=children, draft_temperature=draft_temperature)
+        self.drafter, self.ranks = drafter, ranks
+        self.children = Children.named(children, draft_temperature)
+        self.proposal = self.children.proposal
         self.accepted = np.zeros(ranks)
         self.steps = 0
+
+    def grow(self, tree: TokenTree, random: RandomStream) -> Draft:
+        growth = Growth(tree, self.drafter, self.children, random)
+        growth.expand(growth.root, self.ranks)
+        return growth.draft()
 
     def observe(self, draft: Draft, accepted: Accepted) -> None:
         path = accepted.path[0].tolist()

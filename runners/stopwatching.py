@@ -29,7 +29,7 @@ class Pieces:
         nothing = torch.zeros(batch, 0, dtype=torch.int64, device=target.device)
         generator = torch.Generator().manual_seed(0)
         text = torch.randint(1, target.vocab_size, (batch, context), generator=generator).to(target.device)
-        self.prompts = {True: nothing, False: text}  # a model starts from an empty pass, a copier wants a text
+        self.prompts = {True: nothing, False: text}  # with a cache: nothing to read; a copier wants a text
         for model in (target, drafter):
             if model is not None:
                 model.allocate(batch, context + 2 * widest + CHILDREN)
@@ -37,7 +37,7 @@ class Pieces:
     def restart(self, drafter_too: bool) -> None:
         self.target.prefill(self.prompts[True], self.lengths)
         if drafter_too and self.drafter is not None:
-            self.drafter.prefill(self.prompts[isinstance(self.drafter, TreeModel)], self.lengths)
+            self.drafter.prefill(self.prompts[hasattr(self.drafter, "cache")], self.lengths)
 
     def star(self, width: int) -> TokenTree:
         """A root with `width` children."""

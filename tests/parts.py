@@ -34,6 +34,11 @@ SMALLER = {  # the YAML defaults fit real models
     "goodput_chain": {"max_length": 4, "rows": "own"},
     "best_fixed": {"settings": [[1, 3, 4, 12]]},
 }
+TINY_COSTS: dict[str, dict[str, Any]] = {  # for exact enumeration, what is special to algorithms that weigh costs
+    "cast": {"thresholds": [0.1, 0.1, 0.1], "budget": 4, "batch_budget": 10**6},
+    "cast_rate": {"budget": 4, "batch_budget": 10**6},
+    "best_fixed": {"settings": [[1, 1, 2, 5]]},
+}
 VARIANTS: dict[str, list[dict[str, Any]]] = {
     "chain": [{"children": "top_k"}, {"children": "iid"}],
     "fixed_tree": [{"children": "top_k"}, {"children": "iid"}, {"children": "without_replacement"}],

@@ -1,5 +1,6 @@
 """Projected points: the virtual clock adds up, records say projected, and impossible combinations are refused."""
 
+import dataclasses
 import json
 from typing import Any, cast
 
@@ -7,8 +8,11 @@ import pytest
 import torch
 
 from backend.timing import Stopwatch
+from benchmarks import projection
 from runners.decoding import Decoder, Limits, Request, generate
 from runners.projection import Ledger, ProjectedDrafter, VirtualClock, projected
+from runners.records import RunRecord
+from runners.store import write_point
 from tests.costs.parts import Formulas
 from tests.entry_point import Bench
 from tests.parts import make_decoder, prompts
@@ -97,6 +101,20 @@ def test_a_stand_in_has_the_shape_of_one_model_and_the_text_of_another(fresh, tm
     assert run["target"] == "llama3_8b-shape"
     assert run["identical_rate"] == 1.0
     assert 0.005 < 1 / run["baseline_tokens_per_second"] < 0.1  # an 8B model in fp32 on an A100
+
+
+def test_a_projection_is_compared_with_what_was_measured(monkeypatch, tmp_path):
+    records = {"measured": 2.0, "projected": 2.1}
+    for basis, speedup in records.items():
+        config = {"algorithm": "a"}
+        record = RunRecord("ok", "", "a", "d", "m", "t", "cpu", "float32", 1, 0.0, 0, basis=basis, speedup=speedup)
+        write_point(tmp_path / basis / "point", dataclasses.replace(record, config=config), None)
+    folders = [str(tmp_path / basis) for basis in records]
+    for tolerance, code in (("0.1", 0), ("0.01", 1)):
+        monkeypatch.setattr("sys.argv", ["projection", *folders, "--tolerance", tolerance])
+        with pytest.raises(SystemExit) as stop:
+            projection.main()
+        assert stop.value.code == code
 
 
 SYNTHETIC = (

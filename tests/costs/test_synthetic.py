@@ -13,6 +13,7 @@ from backend.synthetic import VOCABULARY, Law, SyntheticDrafter, SyntheticTarget
 from backend.timing import Stopwatch
 from backend.tree import TokenTree
 from runners.decoding import Decoder, Generation, Limits, Request, generate
+from tests.parts import options_of
 
 RATES = [[0.6, 0.2, 0.1], [0.5, 0.2, 0.1], [0.3, 0.2, 0.1]]
 LIMITS = Limits(max_new_tokens=200, eos_token_ids=(), tree_slots=64)
@@ -55,7 +56,7 @@ def test_stated_chances_come_true():
 
 def test_depth_counts_from_the_root_of_the_step():
     """Where deep drafts are never right, a chain yields at most two tokens; with more mass, more."""
-    chain = {"depth": 4, "children": "top_k", "draft_temperature": 1.0}
+    chain = options_of("chain", {"children": "top_k"})
     shallow = decode(Law([[0.9], [0.0]], 50.0, seed=0), "chain", chain)
     assert max(map(max, shallow.emitted)) == 2
     deep = decode(Law([[0.9]], 50.0, seed=0), "chain", chain)
@@ -82,7 +83,7 @@ def test_other_seeds_and_contexts_give_other_texts():
 def test_a_published_length_is_met(tau):
     widths = [3, 2, 1, 1, 1]
     law = Law(fitted(tau, widths), 1e4, seed=0)  # contexts alike: the order of ranks is the same in all of them
-    result = decode(law, "fixed_tree", {"widths": widths, "children": "top_k", "draft_temperature": 1.0})
+    result = decode(law, "fixed_tree", options_of("fixed_tree", {"widths": widths, "children": "top_k"}))
     steps = sum(count > 0 for counts in result.emitted for count in counts)
     assert sum(map(len, result.tokens)) / steps == pytest.approx(tau, rel=0.08)
 

@@ -23,17 +23,14 @@ from backend.tree import NO_NODE, Draft, Proposal, TokenTree
 from tests.exact.branching import Replay, enumerate_runs
 from tests.exact.laws import law_of, step, total_variation, uses_fresh_noise, verify
 from tests.exact.models import Law, LawDrafter, Model, random_law
-from tests.parts import CASES, costs, options_of
+from tests.parts import CASES, TINY_COSTS, costs, options_of
 
 TINY: dict[str, dict[str, Any]] = {  # trees small enough for every outcome to be visited; draft temperatures stay exact
     "chain": {"depth": 2, "draft_temperature": 0.5},
     "fixed_tree": {"widths": [2, 1], "draft_temperature": 1.0},
     "eagle2": {"depth": 1, "top_k": 2, "total_tokens": 5},
     "dyspec": {"budget": 3, "draft_temperature": 0.5},
-    "cast": {"thresholds": [0.1, 0.1, 0.1], "width": 2, "max_depth": 2, "budget": 4, "batch_budget": 10**6},
-    "cast_rate": {"width": 2, "max_depth": 2, "budget": 4, "batch_budget": 10**6},
-    "best_fixed": {"settings": [[1, 1, 2, 5]]},
-}
+} | TINY_COSTS
 MODELS = {  # kinds of target and draft, vocabulary
     "dense": ("dense", "dense", 3),
     "sparse": ("sparse", "sparse", 3),
