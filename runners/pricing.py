@@ -64,7 +64,7 @@ def _shapes(config: Mapping[str, Any], target: Target, drafter: Drafter | None) 
     assert isinstance(target, TreeModel)
     if drafter is not None and hasattr(drafter, "cache") and not isinstance(drafter, TreeModel):
         raise TreebenchError(
-            f"what drafter {drafter.name} costs on another device cannot be told from its sizes: choose a target with a "
+            f"what drafter {drafter.name} costs on another device cannot be told: choose a target with a "
             "`draft` shape, such as target=llama3_8b"
         )
     return _shape_of(target), _shape_of(drafter) if isinstance(drafter, TreeModel) else None
