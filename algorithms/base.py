@@ -1,7 +1,6 @@
 """What an algorithm and a drafter are: the two protocols that everything else is built on."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
 from typing import Protocol, runtime_checkable
 
 from jaxtyping import Float, Int
@@ -43,12 +42,13 @@ class TreeAlgorithm(ABC):
     def grow(self, tree: TokenTree, random: RandomStream) -> Draft:
         """Grow the tree from its root. Every random draw comes from `random`, which is fresh in each step."""
 
-    def start(self, contexts: Sequence[int]) -> None:  # noqa: B027
-        """New sequences begin, with so many committed tokens each; adaptive algorithms may forget."""
-
     def trace(self) -> dict[str, list[float]]:
         """Figures about the last step, one per row; they become columns of the step records under these names."""
         return {}
+
+    def start(self, lengths: Int[Tensor, " batch"]) -> None:  # noqa: B027
+        """New sequences begin, of so many tokens (the root included). What was learned from others is forgotten here,
+        so that no result depends on what was decoded before."""
 
     def observe(self, draft: Draft, accepted: Accepted) -> None:  # noqa: B027
         """Learn from a verified step; adaptive algorithms override this."""

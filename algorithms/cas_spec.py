@@ -5,6 +5,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
+from jaxtyping import Int
+from torch import Tensor
 
 from algorithms.base import Drafter, TreeAlgorithm
 from algorithms.dytc import Choice, Configuration, Policy, choose
@@ -13,7 +15,7 @@ from algorithms.dytc_estimators import AcceptanceEstimator, check_estimators
 from algorithms.dytc_state import Latencies, RowState, checked_priors
 from algorithms.growth import Children, Growth
 from algorithms.registry import register
-from backend.drafters.registry import tree_models
+from backend.drafters.registry import clocked_models
 from backend.errors import TreebenchError
 from backend.random import RandomStream
 from backend.timing import Stopwatch
@@ -77,8 +79,8 @@ class CasSpec(TreeAlgorithm):
         self.clock = Stopwatch(torch.device("cpu"))
         self.handed_over = 0.0
 
-    def start(self, contexts: Sequence[int]) -> None:
-        self.contexts = list(contexts)
+    def start(self, lengths: Int[Tensor, " batch"]) -> None:
+        self.contexts = lengths.tolist()
         if self.memory == "sequence":
             self.states = []
 
@@ -165,7 +167,7 @@ class CasSpec(TreeAlgorithm):
     def _offers(self, growth: Growth, leaves: Sequence[int | None]) -> list[bool]:
         """Whether the bottom draft has a token for the leaves. One that runs a model always has, and is not asked."""
         bottom = self.members[self.bottom]
-        if hasattr(bottom, "model") or any(tree_models(bottom)) or not any(leaf is not None for leaf in leaves):
+        if hasattr(bottom, "model") or any(clocked_models(bottom)) or not any(leaf is not None for leaf in leaves):
             return [True for _ in leaves]
         nodes = torch.tensor([[NO_NODE if leaf is None else leaf] for leaf in leaves], device=growth.root.device)
         return (bottom.expand(growth.tree, nodes).amax(2)[:, 0] > -torch.inf).tolist()

@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, cast
 
 from algorithms.base import Drafter, TreeAlgorithm
+from backend.costs import CostModel
 from backend.errors import TreebenchError
 from backend.registry import Registry
 
@@ -16,12 +17,23 @@ def needs_drafter(name: str) -> bool:
     return "drafter" in inspect.signature(ALGORITHMS.find(name)).parameters
 
 
-def create(name: str, drafter: Drafter | None, options: Mapping[str, Any]) -> TreeAlgorithm:
+def needs_costs(name: str) -> bool:
+    """Whether the constructor has a parameter `costs`, which receives the cost model of target and drafter."""
+    return "costs" in inspect.signature(ALGORITHMS.find(name)).parameters
+
+
+def create(
+    name: str, drafter: Drafter | None, options: Mapping[str, Any], costs: CostModel | None = None
+) -> TreeAlgorithm:
     """Build an algorithm; `options` are the values of its YAML file, one per keyword parameter of its constructor."""
     ALGORITHMS.check(name, options)
-    algorithm = cast(Callable[..., TreeAlgorithm], ALGORITHMS.find(name))
-    if not needs_drafter(name):
-        return algorithm(**options)
-    if drafter is None:
+    parts: dict[str, Any] = {}
+    if needs_drafter(name):
+        parts["drafter"] = drafter
+    if needs_costs(name):
+        parts["costs"] = costs
+    if "drafter" in parts and drafter is None:
         raise TreebenchError(f"algorithm {name} needs a drafter: choose one with drafter=NAME")
-    return algorithm(drafter, **options)
+    if "costs" in parts and costs is None:
+        raise TreebenchError(f"algorithm {name} weighs costs and needs a cost model: run python -m runners.calibrate")
+    return cast(Callable[..., TreeAlgorithm], ALGORITHMS.find(name))(**parts, **options)

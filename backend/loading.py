@@ -43,7 +43,7 @@ CONVERSION = "v1"  # part of the cache key; raise it when the conversion of a GG
 class LoadedModel:
     """A frozen model in eval mode with its tokenizer. `provenance` says in one line which weights these are."""
 
-    model: PreTrainedModel
+    model: Any  # a PreTrainedModel; None where the target is a law
     tokenizer: PreTrainedTokenizerBase
     name: str
     provenance: str

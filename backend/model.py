@@ -69,12 +69,16 @@ class TreeModel:
     def vocab_size(self) -> int:
         return self.model.config.get_text_config().vocab_size
 
+    @property
+    def max_context(self) -> int:
+        return max_context(self.model.config)
+
     def allocate(self, batch: int, capacity: int) -> None:
         """Make room for `capacity` tokens per row, committed ones and those of the current tree together."""
         cache = self.cache
         if cache is not None and cache.lengths.shape[0] == batch and cache.capacity >= capacity:
             return
-        limit = max_context(self.model.config)
+        limit = self.max_context
         if capacity > limit:
             raise TreebenchError(f"{capacity} tokens per sequence are needed but the model's context holds {limit}")
         self.cache = KVCache(self.shapes, batch, capacity, self.model.dtype, self.device)

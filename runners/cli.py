@@ -16,11 +16,13 @@ from transformers.utils.logging import disable_progress_bar
 
 from backend.errors import TreebenchError
 from backend.registry import suggestion
+from runners.measured import register_resolver
 
 
 def run_hydra(task: Callable[[DictConfig], None], config_path: str, config_name: str) -> None:
     """Like `hydra.main`, with `plugins=FOLDER` and one-line errors; exits with 2 if the config cannot be composed."""
     os.environ["HYDRA_FULL_ERROR"] = "1"  # raise instead of printing; the line below is ours
+    register_resolver()
     disable_progress_bar()  # transformers' own bars while weights load
     try:
         use_plugins(sys.argv)

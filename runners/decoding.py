@@ -10,9 +10,9 @@ from torch import Tensor
 
 from algorithms.base import Drafter, TreeAlgorithm
 from backend.acceptance import AcceptanceRule
-from backend.model import TreeModel
 from backend.random import RandomStream
 from backend.sampling import Sampler
+from backend.targets import Target
 from backend.timing import Stopwatch
 from backend.tree import NO_NODE, Accepted, Draft, TokenTree, Verified
 
@@ -21,7 +21,7 @@ from backend.tree import NO_NODE, Accepted, Draft, TokenTree, Verified
 class Decoder:
     """The parts of one way to decode. Baseline and method differ in algorithm, drafter and nothing else."""
 
-    target: TreeModel
+    target: Target
     algorithm: TreeAlgorithm
     drafter: Drafter | None
     rule: AcceptanceRule
@@ -101,7 +101,7 @@ def generate(decoder: Decoder, requests: Sequence[Request], limits: Limits, cloc
 class Progress:
     """Where every row of the batch stands. The root is a row's last committed token, not cached yet."""
 
-    def __init__(self, requests: Sequence[Request], limits: Limits, target: TreeModel) -> None:
+    def __init__(self, requests: Sequence[Request], limits: Limits, target: Target) -> None:
         self.limits = limits
         self.target = target
         self.roots = torch.tensor([r.prompt[-1] for r in requests], device=target.device)
@@ -156,7 +156,7 @@ def prefill(decoder: Decoder, requests: Sequence[Request], limits: Limits) -> Pr
     decoder.target.prefill(prompts, lengths)
     if decoder.drafter is not None:
         decoder.drafter.prefill(prompts, lengths)
-    decoder.algorithm.start([len(request.prompt) for request in requests])
+    decoder.algorithm.start(lengths + 1)
     return Progress(requests, limits, decoder.target)
 
 

@@ -6,10 +6,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from backend.drafters.registry import tree_models
+from backend.drafters.registry import clocked_models
 from backend.errors import TreebenchError
-from backend.model import max_context
-from backend.timing import Stopwatch
 from runners.decoding import Generation, Limits, Request, generate
 from runners.point import Point, stop_stage_clock, with_stage_clock
 from runners.prompts import Question, render
@@ -79,8 +77,9 @@ def check_context(point: Point, pairs: Sequence[Pair]) -> None:
         (len(r.prompt), q.id) for p in pairs for r, (q, _) in zip(p.requests, p.prompts, strict=True)
     )
     needed = longest - 1 + point.limits.max_new_tokens + point.limits.tree_slots
-    models = [point.method.target, *tree_models(point.method.drafter)]
-    context = min(max_context(model.model.config) for model in models)
+    models = (point.method.target, point.method.drafter, *clocked_models(point.method.drafter))
+    limits = [getattr(model, "max_context", None) for model in models]
+    context = min(limit for limit in limits if limit is not None)
     if needed > context:
         raise TreebenchError(
             f"the prompt of question {question} has {longest} tokens; with max_new_tokens "
@@ -99,14 +98,14 @@ def warm_up(point: Point, requests: Sequence[Request]) -> None:
     rest = point.limits.max_new_tokens - tokens
     for decoder in (point.baseline, point.method):
         for limits in (Limits(1, (), point.limits.tree_slots), Limits(tokens, (), rest + point.limits.tree_slots)):
-            generate(decoder, requests, limits, Stopwatch(point.method.target.device))
+            generate(decoder, requests, limits, point.clock())
 
 
 def _decode_both(point: Point, pair: Pair, order: random.Random) -> None:
     arms = [(point.baseline, pair.baseline), (point.method, pair.method)]
     order.shuffle(arms)
     for decoder, generations in arms:
-        generations.append(generate(decoder, pair.requests, point.limits, Stopwatch(decoder.target.device)))
+        generations.append(generate(decoder, pair.requests, point.limits, point.clock()))
 
 
 def measure_stages(point: Point, pairs: Sequence[Pair], config: Mapping[str, Any]) -> dict[str, float]:
@@ -114,8 +113,8 @@ def measure_stages(point: Point, pairs: Sequence[Pair], config: Mapping[str, Any
 
     `forward` is what models spent inside draft and verify; `other` is the loop itself.
     """
-    clock = Stopwatch(point.method.target.device, stages=True)
-    decoder = with_stage_clock(config, point.method, clock)
+    clock = point.clock(stages=True)
+    decoder = with_stage_clock(config, point, clock)
     total = 0.0
     for pair in pairs[: -(-config["stage_prompts"] // config["batch_size"])]:
         generation = generate(decoder, pair.requests, point.limits, clock)

@@ -9,15 +9,18 @@ import torch
 from algorithms.base import Drafter, TreeAlgorithm
 from algorithms.registry import ALGORITHMS, create, needs_drafter
 from backend.acceptance import AcceptanceRule, check_compatible, create_rule, default_rule
-from backend.drafters.registry import DRAFTERS, create_drafter, tree_models
+from backend.costs import CostModel
+from backend.drafters.registry import DRAFTERS, clocked_models, create_drafter
 from backend.errors import TreebenchError
-from backend.loading import DTYPES, LoadedModel, check_target, load_target
-from backend.model import TreeModel
+from backend.loading import DTYPES, LoadedModel
 from backend.registry import suggestion
 from backend.sampling import Sampler
+from backend.targets import build_target, check_target
 from backend.timing import Stopwatch
 from backend.tree import Proposal, TokenTree
 from runners.decoding import Decoder, Limits
+from runners.pricing import basis_of, check_pricing, cost_model
+from runners.projection import Ledger, ProjectedDrafter, VirtualClock, projected
 from runners.prompts import check_task
 
 GROUPS = ("target", "drafter", "algorithm", "task", "device", "tracker", "launch")
@@ -47,12 +50,19 @@ class Point:
     baseline: Decoder
     method: Decoder
     limits: Limits
+    costs: CostModel | None = None
+    ledger: Ledger | None = None  # of a projection: time is read from it
+
+    def clock(self, stages: bool = False) -> Stopwatch:
+        """A clock of its own for every run; the other device's if time is projected."""
+        return VirtualClock(self.ledger, stages) if self.ledger else Stopwatch(self.method.target.device, stages)
 
 
 def check(config: Mapping[str, Any]) -> None:
     """Refuse unknown names and options and values out of range before anything is loaded or written."""
     check_settings(config)
     check_target(config["target"])
+    check_pricing(config)
     check_task(config["task"])
     name, options = _split("algorithm", config["algorithm"], "name")
     ALGORITHMS.check(name, options)
@@ -88,15 +98,17 @@ def build(config: Mapping[str, Any]) -> Point:
     """Load the target and put the two decoders on it. An algorithm that drafts nothing gets no drafter."""
     if config["device"]["threads"]:
         torch.set_num_threads(config["device"]["threads"])
-    loaded = load_target(config["target"], config["dtype"], config["device"]["torch_device"])
-    target = TreeModel(loaded.model)
-    drafter = None
+    loaded, target = build_target(config["target"], config["dtype"], config["device"]["torch_device"])
+    drafter: Any = None
     if needs_drafter(config["algorithm"]["name"]):
         kind, options = _split("drafter", config["drafter"], "kind", "name")
         drafter = create_drafter(kind, target, loaded, options)
-    algorithm = create_algorithm(config, drafter)
+    costs, ledger = cost_model(config, target, drafter), None
+    if costs is not None and basis_of(config) == "projected":
+        ledger = Ledger(costs)
+        drafter = ProjectedDrafter(drafter, ledger) if drafter else None
+    algorithm = create_algorithm(config, drafter, costs)
     sampler = Sampler(config["temperature"], config["top_k"], config["top_p"])
-    rule = rule_for(config, algorithm.proposal)
     plain = create("autoregressive", None, {})
     plain_rule = create_rule(default_rule(Proposal.DETERMINISTIC, config["temperature"]))
     limits = Limits(
@@ -104,17 +116,16 @@ def build(config: Mapping[str, Any]) -> Point:
         loaded.eos_token_ids,
         config["backend"]["tree_slots"],
     )
-    return Point(
-        loaded,
-        baseline=Decoder(target, plain, None, plain_rule, sampler, config["seed"]),
-        method=Decoder(target, algorithm, drafter, rule, sampler, config["seed"]),
-        limits=limits,
-    )
+    baseline = Decoder(target, plain, None, plain_rule, sampler, config["seed"])
+    method = Decoder(target, algorithm, drafter, rule_for(config, algorithm.proposal), sampler, config["seed"])
+    if ledger is not None:
+        baseline, method = projected(baseline, ledger), projected(method, ledger)
+    return Point(loaded, baseline, method, limits, costs, ledger)
 
 
-def create_algorithm(config: Mapping[str, Any], drafter: Drafter | None) -> TreeAlgorithm:
+def create_algorithm(config: Mapping[str, Any], drafter: Drafter | None, costs: CostModel | None) -> TreeAlgorithm:
     name, options = _split("algorithm", config["algorithm"], "name")
-    return create(name, drafter, options)
+    return create(name, drafter, options, costs)
 
 
 def rule_for(config: Mapping[str, Any], proposal: Proposal) -> AcceptanceRule:
@@ -133,13 +144,14 @@ def _configured_rule(config: Mapping[str, Any]) -> AcceptanceRule:
         raise TreebenchError(f"{error} (options are given as acceptance_options.NAME=VALUE)") from error
 
 
-def with_stage_clock(config: Mapping[str, Any], method: Decoder, clock: Stopwatch) -> Decoder:
+def with_stage_clock(config: Mapping[str, Any], point: Point, clock: Stopwatch) -> Decoder:
     """The method once more, with its drafter and all model forwards on the clock until `stop_stage_clock`."""
+    method = point.method
     _set_clock(method, clock)
     if method.drafter is None:
         return method
     drafter: Any = ClockedDrafter(method.drafter, clock)
-    return replace(method, algorithm=create_algorithm(config, drafter), drafter=drafter)
+    return replace(method, algorithm=create_algorithm(config, drafter, point.costs), drafter=drafter)
 
 
 def stop_stage_clock(method: Decoder) -> None:
@@ -147,7 +159,7 @@ def stop_stage_clock(method: Decoder) -> None:
 
 
 def _set_clock(method: Decoder, clock: Stopwatch) -> None:
-    for model in (method.target, *tree_models(method.drafter)):
+    for model in (method.target, *clocked_models(method.drafter)):
         model.clock = clock
 
 

@@ -13,8 +13,10 @@ import torch
 
 from algorithms.registry import needs_drafter
 from runners.decoding import Generation
+from runners.environment import cpu_name
 from runners.measure import Pair
 from runners.point import Point
+from runners.pricing import basis_of
 from runners.records import STEP_COLUMNS, PromptRecord, RunRecord, Unit
 from runners.statistics import acceptance_length, identical_rate, speedup_summary, token_rates
 from runners.store import config_hash
@@ -36,14 +38,20 @@ def new_record(config: Mapping[str, Any], status: str, reason: str = "") -> RunR
         batch_size=config["batch_size"],
         temperature=config["temperature"],
         seed=config["seed"],
+        basis=basis_of(config),
         max_new_tokens=config["max_new_tokens"] or config["task"]["max_new_tokens"],
         repeats=config["repeats"],
         config_hash=config_hash(config),
         git_commit=git_commit(),
-        created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        created=created_now(),
         config=dict(config),
-        environment=environment(),
+        environment=environment() | ({"device_name": config["device"]["name"]} if _is_elsewhere(config) else {}),
     )
+
+
+def _is_elsewhere(config: Mapping[str, Any]) -> bool:
+    """Whether the device that the seconds are for is another one than this."""
+    return bool(config["device"].get("roofline"))
 
 
 def _short_name(group: Mapping[str, Any]) -> str:
@@ -165,14 +173,8 @@ def _version(package: str) -> str | None:
         return None
 
 
-def cpu_name() -> str:
-    info = Path("/proc/cpuinfo")
-    names = [line.split(":", 1)[1].strip() for line in _lines(info) if line.startswith("model name")]
-    return names[0] if names else platform.processor()
-
-
-def _lines(path: Path) -> list[str]:
-    return path.read_text().splitlines() if path.exists() else []
+def created_now() -> str:
+    return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
 
 
 def git_commit() -> str:

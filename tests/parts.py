@@ -12,6 +12,7 @@ from backend.drafters.draft_model import DraftModel
 from backend.drafters.layer_skip import LayerSkip
 from backend.drafters.prompt_lookup import PromptLookup
 from backend.model import TreeModel
+from backend.roofline import Device, Roofline, Shape
 from backend.sampling import Sampler
 from runners.decoding import Decoder, Limits
 from tests.tiny_models import VOCAB, perturbed, tiny_llama
@@ -37,6 +38,15 @@ SMALLER = {  # the YAML defaults fit real models
         "memory": "sequence",
         "priors": {"default": [0.8, 0.1]},
     },
+    "cast": {"thresholds": [0.5, 0.5, 0.5], "width": 3, "max_depth": 3, "budget": 12, "rows": "own"},
+    "cast_rate": {"width": 3, "max_depth": 3, "budget": 12, "rows": "own"},
+    "goodput_chain": {"max_length": 4, "rows": "own"},
+    "best_fixed": {"settings": [[1, 3, 4, 12]]},
+}
+TINY_COSTS: dict[str, dict[str, Any]] = {  # for exact enumeration, what is special to algorithms that weigh costs
+    "cast": {"thresholds": [0.1, 0.1, 0.1], "budget": 4, "batch_budget": 10**6},
+    "cast_rate": {"budget": 4, "batch_budget": 10**6},
+    "best_fixed": {"settings": [[1, 1, 2, 5]]},
 }
 VARIANTS: dict[str, list[dict[str, Any]]] = {
     "chain": [{"children": "top_k"}, {"children": "iid"}],
@@ -50,6 +60,21 @@ VARIANTS: dict[str, list[dict[str, Any]]] = {
     "specinfer": [{"children": "iid"}, {"children": "top_k"}],
     "sequoia": [{"children": "without_replacement"}, {"children": "top_k"}],
 }
+COSTS = Device(1e9, {"float32": 1e9}, 1.0, 1.0, 4, 1e-4, 1e-4, 1e-5)  # wide forwards cost more, drafts little
+
+
+class FlatInBatch(Roofline):
+    """Costs that do not depend on the batch, so that no decision does; for tests that compare batches."""
+
+    def forward_seconds(self, shape: Shape, batch: int, width: Any, context: int) -> Any:
+        return super().forward_seconds(shape, 1, width, context)
+
+
+def costs() -> Roofline:
+    shape = Shape(layers=4, hidden=32, intermediate=64, heads=4, kv_heads=2, head_size=8, vocabulary=VOCAB)
+    return FlatInBatch(COSTS, "float32", shape, None)
+
+
 CASES = [(name, variant) for name in ALGORITHMS.all() for variant in VARIANTS.get(name, [{}])]
 CASE_IDS = ["-".join([name, *map(str, variant.values())]) for name, variant in CASES]
 DRAFTERS = ("small_model", "layer_skip", "prompt_lookup")
@@ -75,7 +100,7 @@ def make_drafter(kind: str, target: TreeModel) -> Drafter:
 
 
 def make_algorithm(name: str, variant: dict[str, Any], drafter: Drafter | None) -> TreeAlgorithm:
-    return create(name, drafter if needs_drafter(name) else None, options_of(name, variant))
+    return create(name, drafter if needs_drafter(name) else None, options_of(name, variant), costs())
 
 
 def make_decoder(

@@ -10,7 +10,7 @@ import torch
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
-from algorithms.registry import ALGORITHMS
+from algorithms.registry import ALGORITHMS, needs_costs
 from backend.loading import load_target
 from backend.timing import Stopwatch
 from runners.decoding import Request, generate
@@ -25,7 +25,8 @@ DRAFTING = [name for name in ALGORITHMS.all() if name != "autoregressive"]
 
 def config_of(algorithm: str) -> dict[str, Any]:
     with initialize_config_dir(CONF, version_base="1.3"):
-        cfg = compose("benchmark", [f"algorithm={algorithm}"])
+        elsewhere = ["device=h100"] if needs_costs(algorithm) else []  # whose costs need no measurement
+        cfg = compose("benchmark", [f"algorithm={algorithm}", *elsewhere])
     config = OmegaConf.to_container(cfg, resolve=True)
     assert isinstance(config, dict)
     return {str(key): value for key, value in config.items()}

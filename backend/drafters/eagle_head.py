@@ -14,6 +14,7 @@ from backend.loading import LoadedModel
 from backend.model import TreeModel
 from backend.ops.reference import tree_attention
 from backend.plan import ForwardPlan, place_of, prompt_plan, tree_plan
+from backend.timing import Stopwatch
 from backend.tree import NO_NODE, Accepted, TokenTree, Verified
 
 
@@ -32,6 +33,7 @@ class EagleHeadDrafter:
         self.embeddings = head.embeddings or target.model.get_input_embeddings()
         target.tap_features(layers)
         size = head.config.head_dim
+        self.clock = Stopwatch(target.device)
         self.shape = LayerShape(head.config.num_key_value_heads, size, size)
         self.cache: KVCache | None = None
         self.entries = torch.empty(0, 0, dtype=torch.int64)
@@ -124,7 +126,8 @@ class EagleHeadDrafter:
             keys, values = cache.write(0, key, value, plan)
             return tree_attention(query, keys, values, plan, query.shape[3] ** -0.5)
 
-        return self.head(rows, attend)
+        with self.clock.stage("forward"):
+            return self.head(rows, attend)
 
     def _fused(self, features: Tensor) -> Tensor:
         return self.head.fuse(features.to(self.target.model.dtype))

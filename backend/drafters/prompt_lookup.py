@@ -8,7 +8,7 @@ from torch import Tensor
 
 from backend.drafters.registry import register
 from backend.loading import LoadedModel
-from backend.model import TreeModel
+from backend.targets import Target
 from backend.tree import NO_NODE, Accepted, TokenTree, Verified
 
 
@@ -75,7 +75,7 @@ class PromptLookup:
 
 
 @register("prompt_lookup")
-def build(target: TreeModel, loaded: LoadedModel, *, max_ngram: int, min_ngram: int, continuation: int) -> PromptLookup:
+def build(target: Target, loaded: LoadedModel, *, max_ngram: int, min_ngram: int, continuation: int) -> PromptLookup:
     return PromptLookup(target.vocab_size, max_ngram, min_ngram, continuation)
 
 

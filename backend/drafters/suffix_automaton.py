@@ -13,7 +13,7 @@ from torch import Tensor
 from backend.drafters.registry import register
 from backend.errors import TreebenchError
 from backend.loading import LoadedModel
-from backend.model import TreeModel
+from backend.targets import Target
 from backend.tree import NO_NODE, Accepted, TokenTree, Verified
 
 OCCURRENCES = ("earliest", "latest")
@@ -157,5 +157,5 @@ class SuffixAutomaton:
 
 
 @register("suffix_automaton")
-def build(target: TreeModel, loaded: LoadedModel, *, min_match: int, occurrence: str) -> SuffixAutomaton:
+def build(target: Target, loaded: LoadedModel, *, min_match: int, occurrence: str) -> SuffixAutomaton:
     return SuffixAutomaton(target.vocab_size, min_match, occurrence)

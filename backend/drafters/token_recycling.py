@@ -6,7 +6,7 @@ from torch import Tensor
 
 from backend.drafters.registry import register
 from backend.loading import LoadedModel
-from backend.model import TreeModel
+from backend.targets import Target
 from backend.tree import NO_NODE, Accepted, TokenTree, Verified
 
 NO_SUCCESSOR = -1
@@ -57,5 +57,5 @@ class TokenRecycling:
 
 
 @register("token_recycling")
-def build(target: TreeModel, loaded: LoadedModel, *, successors: int) -> TokenRecycling:
+def build(target: Target, loaded: LoadedModel, *, successors: int) -> TokenRecycling:
     return TokenRecycling(target.vocab_size, successors)

@@ -7,7 +7,7 @@ import torch
 
 from backend.drafters.layer_skip import expanded, without_layers
 from backend.drafters.pool import Pool
-from backend.drafters.registry import once_more, tree_models
+from backend.drafters.registry import clocked_models, once_more
 from backend.errors import TreebenchError
 from backend.layers import SUPPORTED
 from backend.tree import NO_NODE, Accepted, TokenTree, Verified
@@ -54,7 +54,7 @@ def test_members_are_distinct_and_share_weights():
     for one, other in (("int8", "skip"), ("skip", "blocks"), ("int8", "lookup")):
         assert not torch.allclose(laws[one][0], laws[other][0], atol=1e-3)
     weights = {weight.data_ptr() for weight in target.model.parameters()}
-    for model in tree_models(drafter):
+    for model in clocked_models(drafter):
         assert {weight.data_ptr() for weight in model.model.parameters()} <= weights
         assert model.cache is None
     top: Any = drafter.members["vc_int8"]
@@ -128,7 +128,7 @@ def test_cascades_nest():
     laws = [one_shot(target, member, tree) for member in drafter.parts]
     there = tree.exists
     torch.testing.assert_close(laws[0][there], laws[1][there], atol=2e-5, rtol=1e-5)
-    assert len(list(tree_models(drafter))) == 3
+    assert len(list(clocked_models(drafter))) == 3
 
 
 def test_skipping_both_blocks_skips_the_layer():

@@ -24,7 +24,7 @@ from backend.tree import NO_NODE, Draft, Proposal, TokenTree, on_host
 from tests.exact.branching import Replay, enumerate_runs
 from tests.exact.laws import law_of, step, total_variation, uses_fresh_noise, verify
 from tests.exact.models import Law, LawDrafter, Model, random_law
-from tests.parts import CASES, options_of
+from tests.parts import CASES, TINY_COSTS, costs, options_of
 
 TINY: dict[str, dict[str, Any]] = {  # trees small enough for every outcome to be visited; draft temperatures stay exact
     "chain": {"depth": 2, "draft_temperature": 0.5},
@@ -32,7 +32,7 @@ TINY: dict[str, dict[str, Any]] = {  # trees small enough for every outcome to b
     "eagle2": {"depth": 1, "top_k": 2, "total_tokens": 5},
     "dyspec": {"budget": 3, "draft_temperature": 0.5},
     "swift": {"depth": 2, "stop": 0.1, "bounds": [0.5], "widths": [1, 2]},
-}
+} | TINY_COSTS
 MODELS = {  # kinds of target and draft, vocabulary
     "dense": ("dense", "dense", 3),
     "sparse": ("sparse", "sparse", 3),
@@ -59,7 +59,7 @@ def tiny(name: str, variant: dict[str, Any]) -> dict[str, Any]:
 
 
 def make(name: str, options: dict[str, Any], drafter: LawDrafter) -> TreeAlgorithm:
-    return create(name, drafter if needs_drafter(name) else None, options)
+    return create(name, drafter if needs_drafter(name) else None, options, costs())
 
 
 def proposal_of(name: str, options: dict[str, Any]) -> Proposal:

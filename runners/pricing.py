@@ -1,0 +1,118 @@
+"""Which cost model a point uses: the table measured on this machine, or the roofline of a named device."""
+
+import shlex
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from algorithms.base import Drafter
+from algorithms.registry import needs_costs
+from backend.costs import CostModel, read_table
+from backend.errors import TreebenchError
+from backend.model import TreeModel
+from backend.roofline import Device, Roofline, Shape
+from backend.targets import Target, is_shape_only
+from runners.environment import cpu_name
+
+BASES = ("measured", "projected")
+COSTS = Path("results") / "costs"
+
+
+def basis_of(config: Mapping[str, Any]) -> str:
+    return config["device"].get("basis") or "measured"
+
+
+def check_pricing(config: Mapping[str, Any]) -> None:
+    """Refuse what cannot be timed or priced before anything is loaded."""
+    device, basis = config["device"], basis_of(config)
+    if basis not in BASES:
+        raise TreebenchError(f"device.basis is {basis!r}: choose one of {', '.join(BASES)}")
+    if device.get("roofline"):
+        Device.of_options(device["roofline"], "device.roofline")
+        if basis == "measured":
+            raise TreebenchError(f"device {device['name']} is not here: its basis can only be projected")
+    elif is_shape_only(config["target"]):
+        raise TreebenchError(
+            f"target {config['target']['name']} is a shape that can be projected, not run: choose a named device, such "
+            "as device=h100"
+        )
+    if config["target"].get("kind") == "synthetic" and config["temperature"] != 0:
+        raise TreebenchError("a synthetic target decodes greedily only: leave temperature at 0")
+
+
+def cost_model(config: Mapping[str, Any], target: Target, drafter: Drafter | None) -> CostModel | None:
+    """None where nobody asks for it: a measured point whose algorithm does not weigh costs."""
+    roofline = config["device"].get("roofline")
+    if roofline:
+        device = Device.of_options(roofline, "device.roofline")
+        return Roofline(device, config["dtype"], *_shapes(config["target"], target, drafter))
+    name = config["algorithm"]["name"]
+    if not needs_costs(name) and basis_of(config) == "measured":
+        return None
+    part = (drafter.name, drafter_options(config)) if drafter else ("none", {})
+    return read_table(table_path(config), identity(config), *part, command=calibrate_command(config))
+
+
+def _shapes(config: Mapping[str, Any], target: Target, drafter: Drafter | None) -> tuple[Shape, Shape | None]:
+    """The configured shapes, or those of the models that run here."""
+    if is_shape_only(config):
+        return Shape.of_options(config["shape"], "target.shape"), (
+            Shape.of_options(config["draft"], "target.draft") if config["draft"] else None
+        )
+    assert isinstance(target, TreeModel)
+    if drafter is not None and hasattr(drafter, "cache") and not isinstance(drafter, TreeModel):
+        raise TreebenchError(
+            f"what drafter {drafter.name} costs on another device cannot be told: choose a target with a "
+            "`draft` shape, such as target=llama3_8b"
+        )
+    return _shape_of(target), _shape_of(drafter) if isinstance(drafter, TreeModel) else None
+
+
+def _shape_of(model: TreeModel) -> Shape:
+    """Skipped layers are not counted: there are as many as the linear modules in use have weights."""
+    linears = [module for module in model.model.modules() if isinstance(module, torch.nn.Linear)]
+    shape = Shape.of_config(model.model.config)
+    weights = sum(linear.weight.numel() for linear in linears) - shape.head_weights
+    return Shape.of_config(model.model.config, max(1, round(weights / shape.layer_weights)))
+
+
+def drafter_options(config: Mapping[str, Any]) -> dict[str, Any]:
+    """What a cost table keeps of a drafter's settings: all but its name."""
+    return {key: value for key, value in config["drafter"].items() if key not in ("name", "kind")}
+
+
+def target_name(config: Mapping[str, Any]) -> str:
+    target = config["target"]
+    return target.get("name") or str(target.get("path")).rstrip("/").split("/")[-1]
+
+
+def table_path(config: Mapping[str, Any]) -> Path:
+    """`device.costs`, or results/costs/DEVICE-TARGET-DTYPE.json."""
+    given = config["device"].get("costs")
+    return Path(given) if given else COSTS / f"{config['device']['name']}-{target_name(config)}-{config['dtype']}.json"
+
+
+def identity(config: Mapping[str, Any]) -> dict[str, Any]:
+    """What a table must agree with, as in `backend.costs.IDENTITY`."""
+    gpu = config["device"]["torch_device"].startswith("cuda") and torch.cuda.is_available()
+    return {
+        "device": config["device"]["name"],
+        "device_name": torch.cuda.get_device_name() if gpu else cpu_name(),
+        "threads": config["device"]["threads"] or torch.get_num_threads(),
+        "target": target_name(config),
+        "dtype": config["dtype"],
+        "torch": torch.__version__.partition("+")[0],
+    }
+
+
+def calibrate_command(config: Mapping[str, Any]) -> str:
+    """The command line that measures the table this config needs."""
+    settings = [f"device={config['device']['name']}", f"dtype={config['dtype']}"]
+    settings += [f"drafter={config['drafter']['name']}"] if config["drafter"]["kind"] != "none" else []
+    if config["target"].get("path"):
+        settings += ["target=hf", f"target.path={shlex.quote(str(config['target']['path']))}"]
+    if config["device"].get("costs"):
+        settings.append(f"device.costs={shlex.quote(str(config['device']['costs']))}")
+    return " ".join(["python -m runners.calibrate", *settings])
