@@ -62,6 +62,7 @@ class CastRate(CostAware):
         self.calibration = Calibration(max_depth, strength, ratios)
         self.rate: Floats = np.zeros(1)
         self.yields: Floats = np.ones(1)
+        self.last: Floats = np.ones(1)  # utility of the nodes that were expanded last
         self.idle = 0
 
     def forget(self, batch: int, groups: int) -> None:
@@ -98,13 +99,12 @@ class CastRate(CostAware):
         seconds = self.prices.draft(batch, self.sequences.context + self.expanded, most)
         worth = self.yields[:, None] * utility - self.rate[:, None] * (seconds - seconds[0])
         kept = worth.argmax(1) + 1
-        chosen = np.arange(len(kept)), kept - 1
-        gain = self.yields * utility[chosen] - self.rate * (seconds[kept - 1] + self._more_to_verify(values, kept))
+        self.last = utility[np.arange(len(kept)), kept - 1]
+        gain = self.yields * self.last - self.rate * (seconds[kept - 1] + self._more_to_verify(values, kept))
         return kept, gain > 0
 
     def _note_yield(self, utility: Floats) -> None:
         self.yields = self.memory * self.yields + (1 - self.memory) * utility / np.maximum(self.last, 1e-9)
-        self.last = utility
 
     def _more_to_verify(self, values: list[Floats], kept: Counts) -> Floats:
         """Seconds by which the verification grows if each kept node adds one to the best tree so far."""

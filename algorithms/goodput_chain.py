@@ -11,6 +11,7 @@ from algorithms.growth import Children, Growth
 from algorithms.prices import Prices, Sequences, on_host
 from algorithms.registry import register
 from backend.costs import CostModel
+from backend.errors import TreebenchError
 from backend.random import RandomStream
 from backend.tree import NO_NODE, Accepted, Draft, TokenTree
 
@@ -39,6 +40,8 @@ class GoodputChain(TreeAlgorithm):
         bucket: int,
         buckets: int,
     ) -> None:
+        if rows not in ("uniform", "own"):
+            raise TreebenchError(f"goodput_chain.rows must be uniform or own, not {rows!r}")
         self.drafter = drafter
         self.prices = Prices(costs, drafter.name, bucket, buckets)
         self.max_length, self.prior, self.memory = max_length, prior, memory

@@ -84,6 +84,7 @@ def test_a_named_device_projects(fresh):
     assert again.run["speedup"] == run["speedup"]  # no clock of this machine is in it
 
 
+@pytest.mark.slow
 def test_a_stand_in_has_the_shape_of_one_model_and_the_text_of_another(fresh, tmp_path):
     outcome = fresh(
         "device=a100", "target=llama3_8b", "target@target.runs=hf", f"target.runs.path={fresh.model}", "target.path=",
