@@ -8,6 +8,7 @@ import argparse
 from pathlib import Path
 
 import matplotlib
+import numpy
 import pandas
 from matplotlib.figure import Figure
 from rich.console import Console
@@ -28,28 +29,30 @@ NOTHING_TO_DRAW, WRONG_USE = 1, 2
 def configurations(steps: pandas.DataFrame) -> list[str]:
     """Names of the configurations that a point has traces of, in the order of the columns."""
     traced = [name.removeprefix("alpha_") for name in steps.columns if name.startswith("alpha_")]
-    return [name for name in traced if steps[f"alpha_{name}"].notna().any()]
+    return [name for name in traced if bool(numpy.isfinite(steps[f"alpha_{name}"].to_numpy(dtype=float)).any())]
 
 
 def draw_traces(steps: pandas.DataFrame, title: str) -> Figure:
     """Estimates over the steps of one point, all its sequences one after the other; dotted where a sequence begins."""
     names = configurations(steps)
     steps = steps.sort_values(["sequence", "step"]).reset_index(drop=True)
-    begins = steps.index[steps["sequence"].diff().fillna(0) != 0]
+    sequences = steps["sequence"].to_numpy()
+    begins = numpy.flatnonzero(sequences[1:] != sequences[:-1]) + 1
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(COLUMN_WIDTH, 1.3 * len(FIGURES)), layout="constrained")
-        for axes, (kind, label) in zip(figure.subplots(len(FIGURES), 1, sharex=True), FIGURES.items(), strict=True):
+        panels = figure.subplots(len(FIGURES), 1, sharex=True)
+        for axes, (kind, label) in zip(panels, FIGURES.items(), strict=True):
             for index, name in enumerate(names):
-                values = steps[f"{kind}_{name}"]
-                values = values.rolling(SMOOTHING, min_periods=1).mean() if kind == "nodes" else values
-                axes.plot(values.index, values, color=COLORS[index % len(COLORS)], linewidth=0.9, label=name)
+                window = SMOOTHING if kind == "nodes" else 1
+                values = pandas.Series(steps[f"{kind}_{name}"]).rolling(window, min_periods=1).mean()
+                axes.plot(range(len(values)), values, color=COLORS[index % len(COLORS)], linewidth=0.9, label=name)
             for begin in begins:
                 axes.axvline(begin, color="#AAAAAA", linewidth=0.5, linestyle=":")
             axes.set_ylabel(label)
             axes.set_ylim(bottom=0)
-        axes.set_xlabel("verification step")
+        panels[-1].set_xlabel("verification step")
         figure.suptitle(title)
-        figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center", ncols=3, handlelength=1)
+        figure.legend(*panels[-1].get_legend_handles_labels(), loc="outside lower center", ncols=3, handlelength=1)
     return figure
 
 

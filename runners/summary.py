@@ -139,7 +139,7 @@ def steps_table(pairs: Sequence[Pair]) -> pandas.DataFrame:
     return pandas.DataFrame(rows, columns=[*STEP_COLUMNS, *traced]).astype(STEP_COLUMNS)
 
 
-def _steps_of(pair: Pair, generation: Generation, row: int, sequence: int) -> list[dict[str, float]]:
+def _steps_of(pair: Pair, generation: Generation, row: int, sequence: int) -> list[dict[str, Any]]:
     rows, context = [], len(pair.requests[row].prompt)
     steps = zip(generation.trees, generation.emitted, generation.traces, strict=True)
     for step, (sizes, emitted, trace) in enumerate(steps):

@@ -29,7 +29,7 @@ SMALLER = {  # the YAML defaults fit real models
     "sequoia": {"budget": 12, "max_depth": 4},
     "medusa_tree": {"budget": 12},
     "token_recycling": {"budget": 12},
-    "swift": {"depth": 4, "stop": 0.1, "bounds": [0.9, 0.3], "widths": [1, 2, 3]},
+    "swift": {"depth": 4, "stop": 0.1, "bounds": [0.5], "widths": [2, 3]},
     "cas_spec": {
         "max_length": 3,
         "max_nodes": 12,

@@ -1,5 +1,6 @@
 """Plots of router traces: which points have them, what is drawn, and the messages where there is nothing."""
 
+import numpy
 import pandas
 import pytest
 
@@ -24,7 +25,9 @@ def test_every_configuration_is_drawn_in_each_panel():
     assert configurations(TRACED) == ["a", "b"]
     panels = draw_traces(TRACED, "a point").axes
     assert len(panels) == 3
-    alpha, _, nodes = ({line.get_label(): list(line.get_ydata()) for line in axes.lines} for axes in panels)
+    alpha, _, nodes = (
+        {line.get_label(): numpy.asarray(line.get_ydata()).tolist() for line in axes.lines} for axes in panels
+    )
     assert alpha["a"] == [0.5, 0.6, 0.7, 0.8]
     assert nodes["a"] == [1, 1.5, 2, 2.5]
     assert [len(axes.lines) for axes in panels] == [3, 3, 3], "two configurations, and where the second text begins"

@@ -9,7 +9,7 @@ from algorithms.dytc import Budget, Configuration, Costs, Policy, choose
 from algorithms.dytc_estimators import Acceptance, AcceptanceEstimator, Latency
 from algorithms.dytc_state import Action, Latencies, RowState, checked_priors
 from backend.errors import TreebenchError
-from runners.decoding import Request, generate
+from runners.decoding import Generation, Request, generate
 from tests.algorithms.parts import TableDrafter, assert_closed, grow, make, paths_of, same_everywhere
 from tests.cascade.parts import PROMPT, pool, target_of
 from tests.parts import LIMITS, make_algorithm, make_decoder
@@ -172,10 +172,11 @@ def test_alternatives_and_siblings(objective):
     assert len(paths) == 9
     assert {(0,), (1,), (0, 0), (0, 1)} <= set(paths)
     assert paths_of(draft, 1) == paths
-    assert make("cas_spec", drafter, **options).members == {"table": drafter}, "any drafter is a pool of one"
+    alone: Any = make("cas_spec", drafter, **options)
+    assert alone.members == {"table": drafter}, "any drafter is a pool of one"
 
 
-def decode(**options: Any):
+def decode(**options: Any) -> tuple[Generation, Generation, Any]:
     target = target_of()
     drafter = pool(target)
     decoder = make_decoder("autoregressive", {}, "none")

@@ -2,6 +2,7 @@
 
 import json
 import sys
+from dataclasses import replace
 from unittest.mock import patch
 
 import numpy as np
@@ -26,7 +27,7 @@ def test_search_finds_what_is_not_needed():
         return float(np.mean([index in useless for index in np.flatnonzero(mask)]))
 
     guided = search(24, score, SETTINGS)
-    blind = search(24, score, SearchSettings(**vars(SETTINGS) | {"bayes_interval": 1000}))
+    blind = search(24, score, replace(SETTINGS, bayes_interval=1000))
     assert guided.score >= blind.score
     assert guided.score > guided.history[0][1]
     assert score(guided.mask) == guided.score
@@ -35,9 +36,9 @@ def test_search_finds_what_is_not_needed():
 
 def test_search_ends_early():
     assert search(24, lambda mask: 1.0, SETTINGS).iterations == 0
-    assert search(24, lambda mask: 0.5, SearchSettings(**vars(SETTINGS) | {"patience": 7})).iterations == 7
+    assert search(24, lambda mask: 0.5, replace(SETTINGS, patience=7)).iterations == 7
     with pytest.raises(TreebenchError, match=r"skip_ratio 0\.01 skips 0 of 24 blocks"):
-        search(24, lambda mask: 1.0, SearchSettings(**vars(SETTINGS) | {"skip_ratio": 0.01}))
+        search(24, lambda mask: 1.0, replace(SETTINGS, skip_ratio=0.01))
 
 
 def test_posterior_goes_through_what_was_tried():

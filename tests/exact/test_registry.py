@@ -31,7 +31,6 @@ TINY: dict[str, dict[str, Any]] = {  # trees small enough for every outcome to b
     "fixed_tree": {"widths": [2, 1], "draft_temperature": 1.0},
     "eagle2": {"depth": 1, "top_k": 2, "total_tokens": 5},
     "dyspec": {"budget": 3, "draft_temperature": 0.5},
-    "swift": {"depth": 2, "stop": 0.1, "bounds": [0.5], "widths": [1, 2]},
 } | TINY_COSTS
 MODELS = {  # kinds of target and draft, vocabulary
     "dense": ("dense", "dense", 3),
