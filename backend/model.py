@@ -12,6 +12,7 @@ from backend.attention import NAME, use_tree_attention
 from backend.errors import TreebenchError
 from backend.fusion import fuse, matrix_product_for
 from backend.kv_cache import KVCache, LayerShape, PlannedCache
+from backend.memory import memory_of_forward
 from backend.plan import ForwardPlan, place_of, prompt_plan, tree_plan
 from backend.timing import Stopwatch
 from backend.tree import Accepted, TokenTree
@@ -99,7 +100,8 @@ class TreeModel:
         return logits
 
     def _forward(self, tokens: Tensor, plan: ForwardPlan, keep: int, stage: str = "forward") -> Tensor:
-        with self.clock.stage(stage), matrix_product_for(tokens.numel(), self.model):
+        memory = memory_of_forward(*tokens.shape)
+        with memory, self.clock.stage(stage), matrix_product_for(tokens.numel(), self.model):
             output = self.model(
                 input_ids=tokens,
                 position_ids=plan.positions,
