@@ -3,7 +3,7 @@
 import os
 import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +35,7 @@ def run_hydra(task: Callable[[DictConfig], None], config_path: str, config_name:
         sys.exit(130)
 
 
-def _composed_later(*_: Any) -> None:
+def _composed_later(self: Sweeper, batch: Sequence[Sequence[str]]) -> None:
     """Hydra composes every point of a sweep twice, to find errors early; here all are composed before any starts."""
 
 

@@ -164,7 +164,8 @@ def run_alone(config: Mapping[str, Any], bounds: Bounds, directory: str) -> tupl
     os.chdir(directory)
     worker = Worker(bounds)
     try:
-        return tuple(worker.run(config))
+        status, line, folder = worker.run(config)  # plain texts: the other side may hold another copy of the code
+        return status, line, folder
     finally:
         worker.stop()
 

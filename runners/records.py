@@ -119,3 +119,10 @@ class RunRecord:
 def _known(kind: type, values: dict[str, Any]) -> dict[str, Any]:
     names = {field.name for field in fields(kind)}
     return {key: value for key, value in values.items() if key in names}
+
+
+SCALARS = tuple(
+    field.name
+    for field in fields(RunRecord)
+    if field.name not in ("config", "environment", "units", "prompts", "stage_seconds", "losslessness")
+)

@@ -10,7 +10,8 @@ from runners.console import console
 from runners.launchers.registry import launch
 from runners.records import Outcome
 from runners.store import StoredRun, config_hash, recorded
-from runners.trackers.registry import Tracker, open_tracker
+from runners.trackers.guard import Guarded
+from runners.trackers.registry import open_tracker
 
 Config = Mapping[str, Any]
 MEASURED, WRONG_USE, INTERRUPTED = 0, 2, 130
@@ -26,30 +27,34 @@ def run_sweep(points: Sequence[Config | Refused]) -> int:
     if not points:
         return MEASURED  # --help and the like
     outcomes: list[Outcome] = []
-    tracker = None
+    tracker = Guarded(None)
     interrupted = False
     try:
         known = recorded_points(points)
-        tracker = open_tracker(points)
+        tracker = Guarded(open_tracker(points))
         for outcome in run_points(points, known):
             outcomes.append(outcome)
             console.print(outcome.line, style="red" if outcome.status in NOT_MEASURED else None)
-            track(tracker, outcome)
+            if outcome.folder:
+                tracker.log(Path(outcome.folder))
     except TreebenchError as error:
         console.print(f"failed: {error}", style="red")
         return WRONG_USE
     except KeyboardInterrupt:
         interrupted = True
     sum_up(outcomes, len(points), interrupted)
-    if tracker is not None:
-        tracker.close(Path(str(next(p["output"] for p in points if not isinstance(p, Refused)))))
+    for output in outputs_of(points):
+        tracker.close(Path(output))
     return INTERRUPTED if interrupted else exit_status(outcomes)
 
 
 def recorded_points(points: Sequence[Config | Refused]) -> dict[str, dict[str, StoredRun]]:
     """By output folder and config hash."""
-    outputs = {str(point["output"]) for point in points if not isinstance(point, Refused)}
-    return {output: recorded(Path(output)) for output in outputs}
+    return {output: recorded(Path(output)) for output in outputs_of(points)}
+
+
+def outputs_of(points: Sequence[Config | Refused]) -> list[str]:
+    return sorted({str(point["output"]) for point in points if not isinstance(point, Refused)})
 
 
 def run_points(points: Sequence[Config | Refused], known: Mapping[str, Mapping[str, StoredRun]]) -> Iterator[Outcome]:
@@ -76,17 +81,6 @@ def already(found: StoredRun) -> str:
     if found.record.status == "ok":
         return f"{found.folder.name}: already measured (force=true measures again)"
     return f"{found.folder.name}: already {found.record.status} (force=true tries again): {found.record.reason}"
-
-
-def track(tracker: Tracker | None, outcome: Outcome) -> None:
-    """Hand a point to the tracker. The record is on disk by now, and nothing is being timed."""
-    if tracker is None or not outcome.folder:
-        return
-    try:
-        tracker.log(Path(outcome.folder))
-    except Exception as error:  # noqa: BLE001 - a tracker must not cost a sweep its points
-        line = " ".join(str(error).split()) or type(error).__name__
-        console.print(f"tracker: {Path(outcome.folder).name} is recorded but not tracked: {line}", style="yellow")
 
 
 def sum_up(outcomes: Sequence[Outcome], planned: int, interrupted: bool) -> None:

@@ -24,7 +24,7 @@ def launch(points: Sequence[Config], config: Config) -> Iterator[Outcome]:
     return LAUNCHERS.find(config["name"])(points, **options)
 
 
-def refuse_sharing(at_once: float, devices: int, share_device: bool, fix: str) -> None:
+def refuse_sharing(at_once: int, devices: int, share_device: bool, fix: str) -> None:
     """Two points timed on one device at once disturb each other, so neither time is true."""
     if at_once > max(1, devices) and not share_device:
         raise TreebenchError(
