@@ -159,10 +159,17 @@ class Worker:
         return "failed", f"the process {how_it_ended(code)}" + (f"; its last line: {words[-1]}" if words else "")
 
 
-def run_alone(config: Mapping[str, Any], bounds: Bounds, directory: str) -> tuple[str, str, str]:
-    """One point in a process of its own, started in `directory`: what a job on another machine does."""
+def job_of(config: Mapping[str, Any], bounds: Bounds) -> tuple[Any, ...]:
+    """Arguments of `run_alone` for a job that another machine runs as if it were this process."""
+    return dict(config), tuple(bounds), str(Path.cwd()), tuple(COMMAND)
+
+
+def run_alone(
+    config: Mapping[str, Any], bounds: Sequence[Any], directory: str, command: Sequence[str]
+) -> tuple[str, str, str]:
+    """One point in a process of its own, started in `directory`."""
     os.chdir(directory)
-    worker = Worker(bounds)
+    worker = Worker(Bounds(*bounds), command=command)
     try:
         status, line, folder = worker.run(config)  # plain texts: the other side may hold another copy of the code
         return status, line, folder

@@ -88,7 +88,7 @@ def test_an_offline_run_says_what_the_record_says(tracked):
 
 
 def test_steps_become_a_trace_a_histogram_and_a_table(tracked):
-    trace = [row["tree/emitted"] for row in tracked.of("history") if "tree/emitted" in row]
+    trace = [row["item"]["tree/emitted"] for row in tracked.of("history") if "tree/emitted" in row["item"]]
     assert trace == [2.5, 2.0, 1.5]
     assert tracked.point["summary"]["emitted_per_step"]["values"] == [3, 1, 1, 1]
     assert tracked.point["summary"]["acceptance_by_depth"]["nrows"] == 3

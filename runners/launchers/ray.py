@@ -1,11 +1,10 @@
 """On a Ray cluster, one task per point and one GPU per task. All nodes see the output folder and the code."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from backend.errors import TreebenchError
-from runners.isolation import Bounds, run_alone, search_path
+from runners.isolation import Bounds, job_of, run_alone, search_path
 from runners.launchers.registry import Config, refuse_sharing, register
 from runners.records import Outcome
 
@@ -16,10 +15,10 @@ def ray_cluster(
     *,
     address: str | None,
     parallel: int | None,
-    gpus: float,
-    cpus: float,
+    gpus: int | float,
+    cpus: int | float,
     resources: Mapping | None,
-    timeout_minutes: float | None,
+    timeout_minutes: int | float | None,
     share_device: bool,
 ) -> Iterator[Outcome]:
     """`address`: of a running cluster, `auto` for the one of this machine, null to start one here."""
@@ -55,7 +54,7 @@ def follow(ray: Any, task: Any, points: Sequence[Config], bounds: Bounds, at_onc
     try:
         while waiting or running:
             while waiting and len(running) < at_once:
-                running.append(task.remote(dict(waiting.pop(0)), bounds, str(Path.cwd())))
+                running.append(task.remote(*job_of(waiting.pop(0), bounds)))
             (finished,), running = ray.wait(running)
             yield _outcome(ray, finished)
     finally:

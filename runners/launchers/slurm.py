@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from backend.errors import TreebenchError
-from runners.isolation import Bounds, run_alone
+from runners.isolation import Bounds, job_of, run_alone
 from runners.launchers.registry import Config, refuse_sharing, register
 from runners.records import Outcome
 
@@ -24,15 +24,15 @@ def slurm(
     parallel: int,
     gpus: int,
     cpus: int,
-    job_memory_gb: float,
+    job_memory_gb: int | float,
     job_minutes: int,
     partition: str | None,
     account: str | None,
     parameters: Mapping | None,
     setup: Sequence[str],
-    timeout_minutes: float | None,
+    timeout_minutes: int | float | None,
     share_device: bool,
-    poll_seconds: float,
+    poll_seconds: int | float,
 ) -> Iterator[Outcome]:
     """`cluster=local` is submitit's stand-in for a cluster: the same jobs as processes of this machine."""
     if cluster not in CLUSTERS:
@@ -70,7 +70,7 @@ def make_executor(folder: Path, cluster: str) -> Any:
 
 
 def follow(
-    executor: Any, points: Sequence[Config], bounds: Bounds, at_once: int, poll_seconds: float
+    executor: Any, points: Sequence[Config], bounds: Bounds, at_once: int, poll_seconds: int | float
 ) -> Iterator[Outcome]:
     """Submit, wait, and yield how each went. What ends without a result is reported with the place of its log."""
     waiting, running = list(points), {}
@@ -96,7 +96,7 @@ def submit(executor: Any, points: Sequence[Config], bounds: Bounds) -> list[Any]
     if not points:
         return []
     with executor.batch():  # one array
-        return [executor.submit(run_alone, dict(point), bounds, str(Path.cwd())) for point in points]
+        return [executor.submit(run_alone, *job_of(point, bounds)) for point in points]
 
 
 def outcome_of(job: Any, lost: bool) -> Outcome | None:

@@ -31,7 +31,14 @@ class WandbTracker:
     """Project = study, group = sweep. `group` null takes the name of the output folder."""
 
     def __init__(
-        self, *, project: str, entity: str | None, group: str | None, job_type: str, mode: str, timeout_seconds: float
+        self,
+        *,
+        project: str,
+        entity: str | None,
+        group: str | None,
+        job_type: str,
+        mode: str,
+        timeout_seconds: int | float,
     ) -> None:
         if mode not in MODES:
             raise TreebenchError(f"tracker.mode is {mode!r}: choose one of {', '.join(MODES)}")

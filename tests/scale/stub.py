@@ -34,7 +34,9 @@ def config_of(number: int, kind: str, output: Path, **more: Any) -> dict[str, An
 
 def record_of(config: dict[str, Any], status: str) -> RunRecord:
     names = ("stub", "none", "stub", "stub", "cpu", "float32")
-    return RunRecord(status, "", *names, 1, 0.0, config["seed"], config_hash=config_hash(config), config=config)
+    record = RunRecord(status, "", *names, 1, 0.0, config["seed"], config_hash=config_hash(config), config=config)
+    record.environment = {"gpus": os.environ.get("CUDA_VISIBLE_DEVICES"), "process": os.getpid()}
+    return record
 
 
 def job(config: dict[str, Any], started: Callable[[RunRecord, Path], None]) -> Outcome:
