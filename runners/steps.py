@@ -50,6 +50,7 @@ def _answer(files: list[Path], query: str) -> pandas.DataFrame:
         else:
             columns = ", ".join(f"{name} {kind}" for name, kind in STEP_COLUMNS.items())
             connection.execute(f"CREATE TABLE steps ({columns}, point VARCHAR)")
+        connection.execute("SET enable_progress_bar = false")  # it would write to stdout
         return connection.execute(query).df()
 
 

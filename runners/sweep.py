@@ -8,7 +8,7 @@ from typing import Any
 from backend.errors import TreebenchError
 from runners.console import console
 from runners.launchers.registry import launch
-from runners.records import Outcome
+from runners.records import STATUSES, Outcome
 from runners.store import StoredRun, config_hash, recorded
 from runners.trackers.guard import Guarded
 from runners.trackers.registry import open_tracker
@@ -50,6 +50,9 @@ def run_sweep(points: Sequence[Config | Refused]) -> int:
 
 def recorded_points(points: Sequence[Config | Refused]) -> dict[str, dict[str, StoredRun]]:
     """By output folder and config hash."""
+    for retry in (point["retry"] for point in points if not isinstance(point, Refused)):
+        if not isinstance(retry, list) or not set(retry) <= set(STATUSES):
+            raise TreebenchError(f"retry is {retry!r}; it must be a list of some of {', '.join(STATUSES)}")
     return {output: recorded(Path(output)) for output in outputs_of(points)}
 
 
