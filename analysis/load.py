@@ -1,10 +1,14 @@
-"""A sweep folder as a list of points, grouped by what may share a table, and what a reader must be told about them."""
+"""A sweep folder as a list of points, grouped by what may share a table, and what a reader must be told about them.
+
+`python -m analysis.load SWEEP_DIR` writes all points into two files of `SWEEP_DIR/compact/`.
+"""
 
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from analysis.compact import main as compact
 from runners.records import RunRecord
 from runners.store import NOT_HASHED, read_runs
 
@@ -218,3 +222,7 @@ def percent(share: float | None) -> str:
     if share is None:
         return "-"
     return "<100%" if 0.9995 <= share < 1 else f"{share:.1%}"
+
+
+if __name__ == "__main__":
+    raise SystemExit(compact())

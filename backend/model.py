@@ -15,6 +15,7 @@ from backend.errors import TreebenchError
 from backend.fusion import fuse, matrix_product_for
 from backend.kv_cache import KVCache, LayerShape, PlannedCache
 from backend.layers import FeatureTap
+from backend.memory import memory_of_forward
 from backend.plan import ForwardPlan, place_of, prompt_plan, tree_plan
 from backend.timing import Stopwatch
 from backend.tree import Accepted, TokenTree
@@ -122,7 +123,8 @@ class TreeModel:
 
     def _forward(self, tokens: Tensor, plan: ForwardPlan, keep: int, stage: str = "forward") -> Tensor:
         self.num_rows = tokens.shape[1] if stage == "prefill" else keep
-        with self.clock.stage(stage), matrix_product_for(tokens.numel(), self.model), self.tap or nullcontext():
+        around = (memory_of_forward(*tokens.shape), matrix_product_for(tokens.numel(), self.model))
+        with self.clock.stage(stage), around[0], around[1], self.tap or nullcontext():
             output = self.model(
                 input_ids=tokens,
                 position_ids=plan.positions,

@@ -3,27 +3,27 @@
 import os
 import re
 import sys
-from collections.abc import Callable
-from importlib.util import module_from_spec, spec_from_file_location
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import hydra
 from hydra.errors import HydraException
+from hydra.plugins.sweeper import Sweeper
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
-from transformers.utils.logging import disable_progress_bar
 
 from backend.errors import TreebenchError
 from backend.registry import suggestion
 from runners.measured import register_resolver
+from runners.plugins import plugin_folders, use_plugins
 
 
 def run_hydra(task: Callable[[DictConfig], None], config_path: str, config_name: str) -> None:
     """Like `hydra.main`, with `plugins=FOLDER` and one-line errors; exits with 2 if the config cannot be composed."""
     os.environ["HYDRA_FULL_ERROR"] = "1"  # raise instead of printing; the line below is ours
     register_resolver()
-    disable_progress_bar()  # transformers' own bars while weights load
+    Sweeper.validate_batch_is_legal = _composed_later
     try:
         use_plugins(sys.argv)
         hydra.main(config_path=config_path, config_name=config_name, version_base="1.3")(task)()
@@ -37,33 +37,8 @@ def run_hydra(task: Callable[[DictConfig], None], config_path: str, config_name:
         sys.exit(130)
 
 
-def plugin_folders(argv: list[str]) -> list[Path]:
-    given = [argument.partition("=")[2] for argument in argv[1:] if argument.startswith("plugins=")]
-    return [Path(folder).expanduser() for folder in given if folder not in ("", "null")]
-
-
-def use_plugins(argv: list[str]) -> None:
-    """`plugins=FOLDER` puts FOLDER's YAML groups on the config search path and imports its Python files."""
-    folders = plugin_folders(argv)
-    for folder in folders:
-        load_plugins(folder)
-    if folders:
-        argv.append(f"hydra.searchpath=[{', '.join(repr(f'file://{folder.resolve()}') for folder in folders)}]")
-
-
-def load_plugins(folder: Path) -> None:
-    if not folder.is_dir():
-        raise TreebenchError(f"plugins={folder}: no such folder")
-    for file in sorted(folder.glob("*.py")):
-        spec = spec_from_file_location(f"treebench_plugin_{file.stem}", file)
-        if spec is None or spec.loader is None:
-            raise TreebenchError(f"plugins: {file} cannot be imported")
-        module = module_from_spec(spec)
-        sys.modules[spec.name] = module
-        try:
-            spec.loader.exec_module(module)
-        except (SyntaxError, ImportError, AttributeError, NameError, TypeError, ValueError) as error:
-            raise TreebenchError(f"plugins: {file} cannot be imported: {type(error).__name__}: {error}") from error
+def _composed_later(self: Sweeper, batch: Sequence[Sequence[str]]) -> None:
+    """Hydra composes every point of a sweep twice, to find errors early; here all are composed before any starts."""
 
 
 def one_line(error: BaseException) -> str:

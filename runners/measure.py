@@ -55,7 +55,8 @@ def num_pairs(questions: Sequence[Question], batch_size: int) -> int:
 def _pairs(
     point: Point, questions: Sequence[Question], turn: int, answers: dict[str, list[str]], config: Mapping[str, Any]
 ) -> Iterator[Pair]:
-    system, batch_size = config["task"].get("system"), config["batch_size"]
+    style = {"system": config["task"].get("system"), "chat": config["task"].get("chat", True)}
+    batch_size = config["batch_size"]
     asked = [question for question in questions if len(question.turns) > turn]
     for first in range(0, len(asked), batch_size):
         batch = asked[first : first + batch_size]
@@ -64,7 +65,7 @@ def _pairs(
             requests=[
                 Request(
                     sequence=zlib.crc32(f"{question.id}/{turn}".encode()),
-                    prompt=render(point.loaded.tokenizer, question.turns, answers[question.id], system),
+                    prompt=render(point.loaded.tokenizer, question.turns, answers[question.id], **style),
                 )
                 for question in batch
             ],

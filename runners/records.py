@@ -1,9 +1,11 @@
 """What one benchmark point leaves behind: `run.json` (`RunRecord`) and `steps.parquet` (`STEP_COLUMNS`)."""
 
 from dataclasses import asdict, dataclass, field, fields
-from typing import Any
+from typing import Any, NamedTuple
 
 SCHEMA_VERSION = 1
+
+STATUSES = ("ok", "failed", "skipped", "timeout", "oom")
 
 STEP_COLUMNS = {
     "sequence": "int32",  # index into RunRecord.prompts
@@ -14,6 +16,14 @@ STEP_COLUMNS = {
     "depth": "int32",  # deepest verified node
     "emitted": "int32",  # tokens emitted, bonus included, cut at the end of the text or the limit
 }
+
+
+class Outcome(NamedTuple):
+    """How a point of a sweep went: one of STATUSES, or `done` if it was measured before."""
+
+    status: str
+    line: str  # what the user is told
+    folder: str = ""  # of its record; empty if it has none
 
 
 @dataclass
@@ -49,7 +59,7 @@ class PromptRecord:
 class RunRecord:
     """One point of a sweep. Seconds are wall clock if `basis` is measured; `acceptance_length` counts the bonus."""
 
-    status: str  # ok | failed | skipped
+    status: str  # one of STATUSES; skipped: its parts cannot be combined, oom: memory ran out
     reason: str
     algorithm: str
     drafter: str
@@ -109,3 +119,10 @@ class RunRecord:
 def _known(kind: type, values: dict[str, Any]) -> dict[str, Any]:
     names = {field.name for field in fields(kind)}
     return {key: value for key, value in values.items() if key in names}
+
+
+SCALARS = tuple(
+    field.name
+    for field in fields(RunRecord)
+    if field.name not in ("config", "environment", "units", "prompts", "stage_seconds", "losslessness")
+)

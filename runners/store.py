@@ -9,25 +9,19 @@ import math
 import os
 import re
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import fields
 from pathlib import Path
 from types import UnionType
 from typing import Any, NamedTuple, get_args, get_origin
 
-import duckdb
-import pandas
-import pyarrow as pa
-import pyarrow.parquet as pq
-
-from runners.records import SCHEMA_VERSION, STEP_COLUMNS, RunRecord
+from backend.errors import TreebenchError
+from runners.records import SCHEMA_VERSION, STATUSES, RunRecord
 
 RUN_FILE = "run.json"
 STEPS_FILE = "steps.parquet"
-STATUSES = ("ok", "failed", "skipped")
-NOT_HASHED = {"output", "output_dir", "tracker", "launch", "launcher", "force", "resume", "hydra"}  # change no number
+NOT_HASHED = {"output", "tracker", "launch", "force", "retry", "plugins", "hydra"}  # change no number
 DTYPE_NAMES = {"float32": "fp32", "bfloat16": "bf16", "float16": "fp16"}
-VERSION_KEY, HASH_KEY = b"treebench_schema_version", b"treebench_config_hash"
 
 
 class StoredRun(NamedTuple):
@@ -40,13 +34,18 @@ class StoredRun(NamedTuple):
 # ---------------------------------------------------------------------------------------------------------- writing
 
 
-def write_point(folder: Path, record: RunRecord, steps: pandas.DataFrame | pa.Table | None) -> None:
-    """Write one point. `run.json` comes last, so a folder that has one is complete; no steps leave no steps file."""
+def write_point(folder: Path, record: RunRecord, steps: Any) -> None:
+    """Write one point. `run.json` comes last, so a folder that has one is complete.
+
+    `steps` is a pandas or Arrow table with STEP_COLUMNS, or None, which leaves no steps file.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     if steps is None:
         (folder / STEPS_FILE).unlink(missing_ok=True)
     else:
-        write_bytes(folder / STEPS_FILE, _encode_steps(steps, record))
+        from runners.steps import encode_steps  # a point without steps, and one already measured, need no such library
+
+        write_bytes(folder / STEPS_FILE, encode_steps(steps, record.config_hash))
     text = json.dumps(_plain(record.to_dict()), indent=1, ensure_ascii=False, allow_nan=False)
     write_bytes(folder / RUN_FILE, (text + "\n").encode(errors="replace"))
 
@@ -62,21 +61,6 @@ def write_bytes(path: Path, content: bytes) -> None:
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
-
-
-def _encode_steps(steps: pandas.DataFrame | pa.Table, record: RunRecord) -> bytes:
-    """Known columns first and in their own types; further columns are kept as they are."""
-    table = pa.Table.from_pandas(steps, preserve_index=False) if isinstance(steps, pandas.DataFrame) else steps
-    missing = [name for name in STEP_COLUMNS if name not in table.column_names]
-    if missing:
-        raise ValueError(f"steps lack the columns {', '.join(missing)}")
-    more = [name for name in table.column_names if name not in STEP_COLUMNS]
-    known = [pa.field(name, pa.type_for_alias(kind)) for name, kind in STEP_COLUMNS.items()]
-    schema = pa.schema([*known, *(table.schema.field(name) for name in more)])
-    labels = {VERSION_KEY: str(SCHEMA_VERSION).encode(), HASH_KEY: record.config_hash.encode()}
-    sink = pa.BufferOutputStream()
-    pq.write_table(table.select(schema.names).cast(schema).replace_schema_metadata(labels), sink, compression="zstd")
-    return sink.getvalue().to_pybytes()
 
 
 def _plain(value: Any) -> Any:
@@ -141,7 +125,7 @@ def read_runs(sweep_dir: Path) -> tuple[list[StoredRun], list[str]]:
     if not sweep_dir.is_dir():
         return [], [f"{sweep_dir}: no such folder"]
     runs, problems = [], []
-    for folder in sorted(path for path in sweep_dir.iterdir() if path.is_dir()):
+    for folder in _folders(sweep_dir):
         if (folder / RUN_FILE).exists():
             try:
                 runs.append(StoredRun(folder, _read_record(folder / RUN_FILE)))
@@ -150,6 +134,31 @@ def read_runs(sweep_dir: Path) -> tuple[list[StoredRun], list[str]]:
         elif (folder / STEPS_FILE).exists():
             problems.append(f"{folder.name}: unfinished, it has no {RUN_FILE}")
     return runs, problems
+
+
+def _folders(sweep_dir: Path) -> Iterator[Path]:
+    yield from sorted(path for path in sweep_dir.iterdir() if path.is_dir())
+
+
+def recorded(sweep_dir: Path) -> dict[str, StoredRun]:
+    """What a sweep folder holds already, by config hash. Damaged records count as absent.
+
+    Raises TreebenchError if the folder holds records of another schema version: one folder never mixes them.
+    """
+    runs = []
+    for folder in _folders(sweep_dir) if sweep_dir.is_dir() else ():
+        try:
+            runs.append(StoredRun(folder, _read_record(folder / RUN_FILE)))
+        except OtherVersion as error:
+            raise TreebenchError(f"{folder}: {error}; set output=... to another folder") from error
+        except (OSError, ValueError):
+            continue
+    runs.sort(key=lambda run: run.record.status == "ok")  # of two records of one config the measured one counts
+    return {run.record.config_hash: run for run in runs}
+
+
+class OtherVersion(ValueError):
+    """The record is whole, but another version of this code wrote it."""
 
 
 def read_point(folder: Path) -> RunRecord | None:
@@ -168,7 +177,8 @@ def _read_record(path: Path) -> RunRecord:
         raise ValueError(f"not readable as JSON, perhaps truncated ({error})") from error
     version = values.get("schema_version") if isinstance(values, dict) else None
     if version != SCHEMA_VERSION:
-        raise ValueError(f"schema version {version!r}, this code reads {SCHEMA_VERSION}")
+        kind = OtherVersion if isinstance(version, int) else ValueError
+        raise kind(f"schema version {version!r}, this code reads {SCHEMA_VERSION}")
     try:
         record = RunRecord.from_dict(values)
     except (TypeError, AttributeError) as error:
@@ -193,49 +203,12 @@ def _fits(value: Any, annotation: Any) -> bool:
     return isinstance(value, float | int) if kind is float else isinstance(value, kind)
 
 
-def read_steps(
-    sweep_dir: Path, query: str = "SELECT * FROM steps ORDER BY point, sequence, step"
-) -> tuple[pandas.DataFrame, list[str]]:
-    """Answer of a SQL query over the steps of all points, and one line for each file that cannot be read.
+def read_steps(sweep_dir: Path, query: str = "SELECT * FROM steps ORDER BY point, sequence, step") -> tuple[Any, list]:
+    """Answer of a SQL query over the steps of all points (a pandas table), and one line for each unreadable file.
 
     `steps` has one row per sequence and step: STEP_COLUMNS, whatever else some file has (null in the others), and
     `point`, the folder's name. Let the query aggregate: a large sweep has millions of rows.
     """
-    files, problems = _split_readable(sorted(sweep_dir.glob(f"*/{STEPS_FILE}")), _check_footer)
-    try:
-        return _query_steps(files, query), problems
-    except duckdb.Error:
-        sound, damaged = _split_readable(files, pq.read_table)
-        if not damaged:
-            raise  # the query is wrong, not a file
-        return _query_steps(sound, query), problems + damaged
+    from runners.steps import query_steps
 
-
-def _query_steps(files: list[Path], query: str) -> pandas.DataFrame:
-    with duckdb.connect() as connection:
-        if files:
-            names = [re.sub(r"([\[\]*?])", r"[\1]", str(path)) for path in files]  # duckdb reads paths as patterns
-            rows = connection.read_parquet(names, union_by_name=True, filename=True, hive_partitioning=False)
-            rows.project("* EXCLUDE (filename), parse_path(filename)[-2] AS point").create_view("steps")
-        else:
-            columns = ", ".join(f"{name} {kind}" for name, kind in STEP_COLUMNS.items())
-            connection.execute(f"CREATE TABLE steps ({columns}, point VARCHAR)")
-        return connection.execute(query).df()
-
-
-def _split_readable(files: list[Path], check: Callable[[Path], object]) -> tuple[list[Path], list[str]]:
-    readable, problems = [], []
-    for path in files:
-        try:
-            check(path)
-            readable.append(path)
-        except (OSError, ValueError) as error:  # pyarrow's errors are ValueErrors
-            problems.append(f"{path.parent.name}/{path.name}: {' '.join(str(error).split())}")
-    return readable, problems
-
-
-def _check_footer(path: Path) -> None:
-    """A truncated file has none."""
-    version = (pq.read_metadata(path).metadata or {}).get(VERSION_KEY, b"none").decode()
-    if version != str(SCHEMA_VERSION):
-        raise ValueError(f"schema version {version}, this code reads {SCHEMA_VERSION}")
+    return query_steps(sorted(sweep_dir.glob(f"*/{STEPS_FILE}")), query)

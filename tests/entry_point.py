@@ -74,6 +74,7 @@ class Bench:
         skips_layers = choices.get("drafter", usual) == "layer_skip" and "autoregressive" not in str(choices)
         settings = [
             *("target=hf", f"target.path={self.model}", "task=jsonl", f"task.path={self.questions}"),
+            "launch=inline",  # patches of this process count, and no worker has to start
             *(setting for setting in SMALL if skips_layers or not setting.startswith("drafter.")),
         ]
         kept = [setting for setting in settings if setting.partition("=")[0] not in given]

