@@ -7,6 +7,7 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
+from pandas import DataFrame
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
@@ -19,6 +20,7 @@ from runners.prompts import load_questions
 from runners.records import RunRecord
 from runners.store import point_name, read_point, write_point
 from runners.summary import new_record, steps_table, summarize
+from runners.trees import trees_table
 
 CONF = str(Path(__file__).parent.parent / "conf")
 console = Console(stderr=True, soft_wrap=True, markup=False, emoji=False)  # messages may hold brackets
@@ -42,14 +44,14 @@ def run(cfg: DictConfig) -> str:
         console.print(f"{folder.name}: already measured (force=true measures again)")
         return "done"
     try:
-        record, steps = measure_point(config)
+        record, *tables = measure_point(config)
     except TreebenchError as error:
         record.status = "skipped" if isinstance(error, Incompatible) else "failed"
-        record.reason, steps = str(error), None
+        record.reason, tables = str(error), [None]
     except Exception as error:  # noqa: BLE001 - a crash must not cost a sweep its other points
         console.print(traceback.format_exc(), style="dim")
-        record.reason, steps = f"crashed with {type(error).__name__}: {' '.join(str(error).split())}", None
-    write_point(folder, record, steps)
+        record.reason, tables = f"crashed with {type(error).__name__}: {' '.join(str(error).split())}", [None]
+    write_point(folder, record, *tables)
     console.print(summary_line(record, folder), style="red" if record.status == "failed" else None)
     return record.status
 
@@ -60,7 +62,7 @@ def to_plain(cfg: DictConfig) -> dict[str, Any]:
     return {str(key): value for key, value in config.items() if key != "hydra"}
 
 
-def measure_point(config: dict[str, Any]) -> tuple[RunRecord, Any]:
+def measure_point(config: dict[str, Any]) -> tuple[RunRecord, DataFrame, DataFrame]:
     questions = load_questions(config["task"], config["num_prompts"], config["seed"])
     point = build(config)
     record = new_record(config, "ok")
@@ -73,7 +75,7 @@ def measure_point(config: dict[str, Any]) -> tuple[RunRecord, Any]:
         stages = measure_stages(point, pairs, config)
         progress.update(bar, description=f"{title}: losslessness report")
         record.losslessness = losslessness(point, pairs, config)
-    return summarize(record, point, pairs, stages), steps_table(pairs)
+    return summarize(record, point, pairs, stages), steps_table(pairs), trees_table(pairs, point.loaded.tokenizer)
 
 
 def summary_line(record: RunRecord, folder: Path) -> str:

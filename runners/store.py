@@ -20,10 +20,11 @@ import pandas
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from runners.records import SCHEMA_VERSION, STEP_COLUMNS, RunRecord
+from runners.records import SCHEMA_VERSION, STEP_COLUMNS, TREE_COLUMNS, RunRecord
 
 RUN_FILE = "run.json"
 STEPS_FILE = "steps.parquet"
+TREES_FILE = "trees.parquet"
 STATUSES = ("ok", "failed", "skipped")
 NOT_HASHED = {"output", "output_dir", "tracker", "launch", "launcher", "force", "resume", "hydra"}  # change no number
 DTYPE_NAMES = {"float32": "fp32", "bfloat16": "bf16", "float16": "fp16"}
@@ -40,13 +41,19 @@ class StoredRun(NamedTuple):
 # ---------------------------------------------------------------------------------------------------------- writing
 
 
-def write_point(folder: Path, record: RunRecord, steps: pandas.DataFrame | pa.Table | None) -> None:
-    """Write one point. `run.json` comes last, so a folder that has one is complete; no steps leave no steps file."""
+def write_point(
+    folder: Path,
+    record: RunRecord,
+    steps: pandas.DataFrame | pa.Table | None,
+    trees: pandas.DataFrame | pa.Table | None = None,
+) -> None:
+    """Write one point. `run.json` comes last, so a folder that has one is complete; no table leaves no file of it."""
     folder.mkdir(parents=True, exist_ok=True)
-    if steps is None:
-        (folder / STEPS_FILE).unlink(missing_ok=True)
-    else:
-        write_bytes(folder / STEPS_FILE, _encode_steps(steps, record))
+    for name, rows, columns in ((STEPS_FILE, steps, STEP_COLUMNS), (TREES_FILE, trees, TREE_COLUMNS)):
+        if rows is None:
+            (folder / name).unlink(missing_ok=True)
+        else:
+            write_bytes(folder / name, _encode(rows, columns, record))
     text = json.dumps(_plain(record.to_dict()), indent=1, ensure_ascii=False, allow_nan=False)
     write_bytes(folder / RUN_FILE, (text + "\n").encode(errors="replace"))
 
@@ -64,14 +71,14 @@ def write_bytes(path: Path, content: bytes) -> None:
         temporary.unlink(missing_ok=True)
 
 
-def _encode_steps(steps: pandas.DataFrame | pa.Table, record: RunRecord) -> bytes:
+def _encode(rows: pandas.DataFrame | pa.Table, columns: Mapping[str, str], record: RunRecord) -> bytes:
     """Known columns first and in their own types; further columns are kept as they are."""
-    table = pa.Table.from_pandas(steps, preserve_index=False) if isinstance(steps, pandas.DataFrame) else steps
-    missing = [name for name in STEP_COLUMNS if name not in table.column_names]
+    table = pa.Table.from_pandas(rows, preserve_index=False) if isinstance(rows, pandas.DataFrame) else rows
+    missing = [name for name in columns if name not in table.column_names]
     if missing:
         raise ValueError(f"steps lack the columns {', '.join(missing)}")
-    more = [name for name in table.column_names if name not in STEP_COLUMNS]
-    known = [pa.field(name, pa.type_for_alias(kind)) for name, kind in STEP_COLUMNS.items()]
+    more = [name for name in table.column_names if name not in columns]
+    known = [pa.field(name, pa.type_for_alias(kind)) for name, kind in columns.items()]
     schema = pa.schema([*known, *(table.schema.field(name) for name in more)])
     labels = {VERSION_KEY: str(SCHEMA_VERSION).encode(), HASH_KEY: record.config_hash.encode()}
     sink = pa.BufferOutputStream()

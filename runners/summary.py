@@ -105,12 +105,21 @@ def _prompt_records(point: Point, pair: Pair) -> list[PromptRecord]:
             steps=sum(emitted[row] > 0 for emitted in method.emitted),
             identical=tokens == expected,
             first_divergence=first_divergence(tokens, expected),
-            text=str(point.loaded.tokenizer.decode(tokens, skip_special_tokens=True)),
+            **_texts(point.loaded.tokenizer, tokens, expected),
         )
         for row, ((question, turn), request, tokens, expected) in enumerate(
             zip(pair.prompts, pair.requests, method.tokens, baseline.tokens, strict=True)
         )
     ]
+
+
+def _texts(tokenizer: Any, tokens: list[int], expected: list[int]) -> dict[str, Any]:
+    text, baseline = (str(tokenizer.decode(ids, skip_special_tokens=True)) for ids in (tokens, expected))
+    return {
+        "text": text,
+        "baseline_text": None if tokens == expected else baseline,
+        "baseline_encoded_tokens": len(tokenizer(baseline).input_ids),
+    }
 
 
 def first_divergence(tokens: Sequence[int], expected: Sequence[int]) -> int | None:
