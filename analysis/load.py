@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from runners.records import RunRecord
-from runners.store import NOT_HASHED, read_runs
+from runners.store import NOT_HASHED, StoredRun, read_runs
 
 BASELINE = "autoregressive"
 DAGGER = "†"
@@ -36,6 +36,7 @@ class Point(NamedTuple):
     setting: Setting
     method: str  # algorithm, drafter, and the options that tell it from its neighbours
     record: RunRecord
+    folder: Path
 
     @property
     def label(self) -> str:
@@ -49,14 +50,21 @@ class Sweep(NamedTuple):
     problems: list[str]  # one line for each file that cannot be read
 
     @property
+    def title(self) -> str:
+        return self.folder.resolve().name
+
+    @property
     def succeeded(self) -> list[Point]:
         return [point for point in self.points if point.record.status == "ok"]
 
 
 def load_sweep(folder: Path) -> Sweep:
     runs, problems = read_runs(folder)
-    points = [Point(run.folder.name, _setting(run.record), _method(run.record), run.record) for run in runs]
-    return Sweep(folder, _distinct(points), problems)
+    return Sweep(folder, _distinct([as_point(run) for run in runs]), problems)
+
+
+def as_point(run: StoredRun) -> Point:
+    return Point(run.folder.name, _setting(run.record), _method(run.record), run.record, run.folder)
 
 
 def by_setting(sweep: Sweep) -> dict[Setting, list[Point]]:

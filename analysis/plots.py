@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
 from analysis.load import DAGGER, Point, Setting
-from analysis.style import COLUMN_WIDTH, FAINT, INK, STYLE, series_look
+from analysis.style import COLUMN_WIDTH, FAINT, INK, PAPER, STYLE, series_look
 
 BAR_INCHES = 0.125  # room for a 6 pt figure at its end
 GAP = 0.7  # between methods, in bars
@@ -76,7 +76,7 @@ def _draw_bars(axes: Axes, quantity: Quantity, rows: numpy.ndarray, records: lis
             va="center_baseline",
             fontsize=6,
             color=INK if known else FAINT,
-            bbox={"facecolor": "white", "edgecolor": "none", "pad": 0.3},
+            bbox={"facecolor": PAPER, "edgecolor": "none", "pad": 0.3},
         )
 
 
@@ -110,9 +110,15 @@ def _head(figure: Figure, setting: Setting, tasks: list[str]) -> None:
     figure.legend(handles=handles, title=title, loc="outside upper center", ncols=columns, handlelength=1)
 
 
+DATES = {"svg": {"Date": None}, "png": {"Software": None}, "pdf": {"CreationDate": None}}
+
+
 def encode(figure: Figure, form: str) -> bytes:
-    """The figure as `svg` or `png`; the same records give the same bytes."""
+    """The figure as `svg`, `png` or `pdf`, or as `page`: an SVG with its text as text. Same records, same bytes."""
     sink = BytesIO()
-    with matplotlib.rc_context(STYLE):
-        figure.savefig(sink, format=form, metadata={"Date": None} if form == "svg" else {"Software": None})
+    page = form == "page"
+    with matplotlib.rc_context(STYLE | {"svg.fonttype": "none" if page else "path"}):
+        form = "svg" if page else form
+        figure.savefig(sink, format=form, metadata=DATES[form])
+    figure.set_layout_engine("none")  # laid out once, it stays so
     return sink.getvalue()

@@ -14,12 +14,14 @@ from rich.text import Text
 
 from analysis.checks import EXPLANATION, checks_table
 from analysis.load import Setting, Sweep, by_setting, load_sweep, notes, provenance, warnings
+from analysis.page import PagePlot, page
 from analysis.plots import QUANTITIES, draw, encode
 from analysis.tables import detail_table, latex, markdown, missing_points, points_csv
 from runners.store import write_bytes
 
 NOTHING_TO_REPORT, WRONG_USE = 1, 2
 PIPE_WIDTH = 110
+PAGE = "index.html"
 
 HELP = """\
 Reads the point folders of SWEEP_DIR (run.json), prints algorithm x task, and writes to SWEEP_DIR/report/:
@@ -87,10 +89,12 @@ def write_report(sweep: Sweep) -> list[str]:
     """Write the report folder; returns the names of its files. Plots of an earlier report do not outlive it."""
     folder = sweep.folder / "report"
     folder.mkdir(exist_ok=True)
-    names = []
-    for name, content in _files(sweep):
+    names, page_plots = [], []
+    for name, content in _files(sweep, page_plots):
         write_bytes(folder / name, content)
         names.append(name)
+    write_bytes(folder / PAGE, page(sweep, page_plots, names, folder).encode(errors="replace"))
+    names.append(PAGE)
     plots = [path for quantity in QUANTITIES for path in folder.glob(f"{quantity.name}*")]
     for path in plots:
         if path.suffix in (".svg", ".png") and path.name not in names:
@@ -98,7 +102,7 @@ def write_report(sweep: Sweep) -> list[str]:
     return names
 
 
-def _files(sweep: Sweep) -> Iterator[tuple[str, bytes]]:
+def _files(sweep: Sweep, page_plots: list[PagePlot]) -> Iterator[tuple[str, bytes]]:
     yield "main_table.csv", points_csv(sweep).encode()
     yield "main_table.md", markdown(sweep).encode()
     yield "main_table.tex", latex(sweep).encode()
@@ -107,6 +111,7 @@ def _files(sweep: Sweep) -> Iterator[tuple[str, bytes]]:
         suffix = f"-{number}-{_slug(setting)}" if len(settings) > 1 else ""
         for quantity in QUANTITIES:
             figure = draw(quantity, setting, points)
+            page_plots.append(PagePlot(str(setting), quantity.label, encode(figure, "page").decode()))
             for form in ("svg", "png"):
                 yield f"{quantity.name}{suffix}.{form}", encode(figure, form)
 

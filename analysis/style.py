@@ -5,7 +5,7 @@ from typing import Any
 COLUMN_WIDTH = 3.4  # inches
 COLORS = ["#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#F0E442", "#999999"]
 HATCHES = ["", "////", "....", "xxxx"]  # from the ninth series on colours repeat with a hatch
-INK, FAINT = "#222222", "#888888"
+INK, FAINT, GRID, PAPER = "#222222", "#888888", "#DDDDDD", "#FFFFFF"
 
 STYLE: dict[Any, Any] = {
     "font.family": "sans-serif",
@@ -27,14 +27,14 @@ STYLE: dict[Any, Any] = {
     "axes.axisbelow": True,
     "axes.grid": True,
     "axes.grid.axis": "x",
-    "grid.color": "#DDDDDD",
+    "grid.color": GRID,
     "grid.linewidth": 0.5,
     "xtick.color": INK,
     "ytick.color": INK,
     "ytick.major.size": 0,
     "hatch.linewidth": 0.5,
     "savefig.dpi": 250,
-    "savefig.facecolor": "white",
+    "savefig.facecolor": PAPER,
     "svg.fonttype": "path",  # looks the same where the font is missing
     "svg.hashsalt": "treebench",  # the same records give the same file
 }

@@ -119,7 +119,7 @@ def _interval(low: float | None, high: float | None) -> str:
 
 
 def markdown(sweep: Sweep) -> str:
-    parts = [f"# {_escape_markdown(sweep.folder.resolve().name)}"]
+    parts = [f"# {_escape_markdown(sweep.title)}"]
     parts += [f"**Warning:** {_escape_markdown(line)}" for line in warnings(sweep)]
     parts += [_markdown_setting(setting, points) for setting, points in by_setting(sweep).items()]
     parts += [f"Note: {_escape_markdown(line)}" for line in notes(sweep)]
