@@ -22,7 +22,7 @@ from runners.records import RunRecord
 from runners.store import RUN_FILE
 
 TEMPLATES = Path(__file__).parent / "templates"
-PLOT_BUDGET = 700_000  # bytes of all plots in one page
+PLOT_BUDGET = 650_000  # bytes of all plots in one page
 MOST_CHECKS = 200  # rows
 FACTS = ("cpu", "gpu", "threads", "os", "python", "mode")
 
@@ -109,9 +109,12 @@ def _columns(sweep: Sweep) -> list[dict[str, Any]]:
     bases = _bases(sweep)
     words = [("method", "algorithm"), ("task", "task"), ("target", "target"), ("machine", "device"), ("dtype", "dtype")]
     columns: list[dict[str, Any]] = [
-        *({"key": key, "title": title, "kind": "words", "filter": True} for key, title in words),
-        {"key": "batch", "title": "batch", "kind": "number", "digits": 0, "filter": True},
-        {"key": "temperature", "title": "T", "kind": "number", "digits": 1, "filter": True},
+        *(
+            {"key": key, "title": title, "kind": "words", "filter": True, "constant": key not in ("method", "task")}
+            for key, title in words
+        ),
+        {"key": "batch", "title": "batch", "kind": "number", "digits": 0, "filter": True, "constant": True},
+        {"key": "temperature", "title": "T", "kind": "number", "digits": 1, "filter": True, "constant": True},
     ]
     for basis in bases:
         note = f" ({basis})" if len(bases) > 1 or basis != "measured" else ""
@@ -138,7 +141,7 @@ def _row(point: Point, folder: Path) -> dict[str, Any]:
         "rate": record.tokens_per_second,
         "bound": share_of_bound(record) if record.algorithm != BASELINE else None,
     }
-    return {
+    row = {
         "method": point.label,
         **{key: getattr(setting, key) for key in ("target", "machine", "dtype", "temperature")},
         "task": record.task,
@@ -149,6 +152,7 @@ def _row(point: Point, folder: Path) -> dict[str, Any]:
         "status": record.status,
         "link": Path(os.path.relpath(point.folder / RUN_FILE, folder)).as_posix(),
     }
+    return {key: float(f"{value:.6g}") if isinstance(value, float) else value for key, value in row.items()}
 
 
 # ------------------------------------------------------------------------------------------------------------- others

@@ -91,7 +91,16 @@ function sortBy(column) {
   fillTable();
 }
 
+// A column whose value never changes is said once, above the table.
+function dropConstants() {
+  const values = (column) => [...new Set(DATA.rows.map((row) => String(row[column.key])))];
+  const constant = DATA.columns.filter((column) => column.constant && DATA.rows.length > 1 && values(column).length === 1);
+  DATA.columns = DATA.columns.filter((column) => !constant.includes(column));
+  byId("common").textContent = constant.length ? `All points: ${constant.map((c) => `${c.title} ${values(c)[0]}`).join(", ")}.` : "";
+}
+
 function initTable() {
+  dropConstants();
   for (const row of DATA.rows) row.haystack = Object.values(row).join(" ").toLowerCase();
   const heads = DATA.columns.map((column) => {
     const button = element("button", { type: "button" }, column.title);

@@ -1,10 +1,12 @@
-"""Three steps of one sequence, small enough to check by hand.
+"""Drafted trees: three steps of one sequence, small enough to check by hand, and large random ones.
 
 Step 0 drafts root(10) -> 11 (p 0.55), 12 (0.25); 11 -> 13 (0.8); 13 -> 14 (0.9, right but not verified). The target
 takes 11 and 13 and adds 14. Step 1 takes the second child. Step 2 takes none.
 """
 
+from collections import Counter
 from math import log
+from random import Random
 
 import pandas
 
@@ -32,3 +34,28 @@ ROWS = [
     node(2, 2, 0, 1, 19, bonus=True),
 ]
 TREES = pandas.DataFrame(ROWS, columns=list(TREE_COLUMNS)).astype({"log_prob": "float32"})
+
+
+def large_trees(num_nodes: int, num_steps: int, sequence: int = 0, seed: int = 0) -> pandas.DataFrame:
+    """Steps with random trees of this size, most of whose nodes are verified; the likeliest child comes true."""
+    random = Random(seed)
+    rows = []
+    for step in range(num_steps):
+        parents, accepted, seen = [-1], {0}, Counter({-1: 1})
+        ranks, probs = [0], [1.0]
+        for number in range(1, num_nodes):
+            parents.append(max(0, number - 1 - int(random.expovariate(0.1))))
+            ranks.append(seen[parents[-1]])
+            seen[parents[-1]] += 1
+            probs.append(0.9 * 0.5 ** (ranks[-1] + 1) + 0.01)
+            if ranks[-1] == 0 and parents[-1] in accepted and len(accepted) < 6:
+                accepted.add(number)
+        words = [f" w{random.randrange(300)}" for _ in range(num_nodes + 1)]
+        for number in range(num_nodes):
+            score = log(probs[number]) if number else None
+            verified = number in accepted or probs[number] > 0.1
+            fields = (parents[number], ranks[number], number, words[number], score, verified, number in accepted, False)
+            rows.append((sequence, step, number, *fields))
+        last = max(accepted)
+        rows.append((sequence, step, num_nodes, last, seen[last], num_nodes, words[-1], None, False, False, True))
+    return pandas.DataFrame(rows, columns=list(TREE_COLUMNS)).astype({"log_prob": "float32"})
