@@ -6,7 +6,7 @@
 
 from collections.abc import Iterable
 from itertools import chain
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy
 import pandas
@@ -17,6 +17,7 @@ STEP_COUNTS = """SELECT point, emitted, verified_nodes, drafted_nodes, depth, co
 FROM steps GROUP BY ALL ORDER BY ALL"""
 STAGES = ("draft", "tree", "verify", "accept", "commit", "other")  # add up to the decode seconds
 STEP_KEY = ["sequence", "step"]
+Table = Any  # a pandas.DataFrame, whose types as inferred without stubs fit no operator
 
 
 class Efficiency(NamedTuple):
@@ -31,14 +32,14 @@ class Efficiency(NamedTuple):
 class Calibration(NamedTuple):
     """Does a node come true as often as the drafter says? Of verified nodes whose parent was accepted."""
 
-    bins: pandas.DataFrame  # nodes, predicted (mean probability), realised (share accepted)
+    bins: Table  # nodes, predicted (mean probability), realised (share accepted)
     error: float | None  # expected calibration error: mean over nodes of |predicted - realised| of their bin
 
 
 # ---------------------------------------------------------------------------------------------------------- of steps
 
 
-def efficiency(counts: pandas.DataFrame) -> Efficiency | None:
+def efficiency(counts: Table) -> Efficiency | None:
     """None without steps. A step that the end of the text cut counts what it emitted."""
     weight = counts["steps"].to_numpy()
     if not weight.sum():
@@ -56,7 +57,7 @@ def efficiency(counts: pandas.DataFrame) -> Efficiency | None:
     )
 
 
-def survival(counts: pandas.DataFrame) -> pandas.Series:
+def survival(counts: Table) -> pandas.Series:
     """Share of steps that accepted a node of at least this depth, from depth 1 to the deepest verified one."""
     weight = counts["steps"].to_numpy()
     depths = range(1, int(counts["depth"].max()) + 1) if len(counts) else range(0)
@@ -67,7 +68,7 @@ def survival(counts: pandas.DataFrame) -> pandas.Series:
 # ---------------------------------------------------------------------------------------------------------- of trees
 
 
-def located(trees: pandas.DataFrame) -> pandas.DataFrame:
+def located(trees: Table) -> Table:
     """The table with each node's `depth`, `path_log_prob`, and whether its parent was accepted."""
     trees = trees.reset_index(drop=True)
     keys = pandas.MultiIndex.from_frame(trees[[*STEP_KEY, "node"]])
@@ -85,7 +86,7 @@ def located(trees: pandas.DataFrame) -> pandas.DataFrame:
     return trees.assign(depth=depth, path_log_prob=path, parent_accepted=taken)
 
 
-def acceptance_by_depth(nodes: pandas.DataFrame) -> pandas.DataFrame:
+def acceptance_by_depth(nodes: Table) -> Table:
     """Per depth: `joint`, share of all steps with an accepted node there; `conditional`, the same share of the steps
     that reached the depth above and verified a child there; `steps`, how many those are."""
     drafted = nodes[nodes["verified"] & (nodes["depth"] > 0)]
@@ -96,20 +97,20 @@ def acceptance_by_depth(nodes: pandas.DataFrame) -> pandas.DataFrame:
     return pandas.DataFrame({"joint": accepted / num_steps, "conditional": accepted / steps, "steps": steps})
 
 
-def acceptance_by_rank(nodes: pandas.DataFrame) -> pandas.DataFrame:
+def acceptance_by_rank(nodes: Table) -> Table:
     """Of verified nodes whose parent was accepted: the share accepted (`rate`) and their number, by depth and rank."""
     offered = nodes[nodes["verified"] & nodes["parent_accepted"]]
     groups = offered.groupby(["depth", "rank"])["accepted"]
     return pandas.DataFrame({"rate": groups.mean(), "nodes": groups.size()}).reset_index()
 
 
-def calibration(nodes: pandas.DataFrame, num_bins: int) -> Calibration:
+def calibration(nodes: Table, num_bins: int) -> Calibration:
     """Bins of equal width in probability; empty ones are left out. The drafter's probabilities are at temperature 1."""
     offered = nodes[nodes["verified"] & nodes["parent_accepted"]]
     predicted = numpy.exp(offered["log_prob"].to_numpy(dtype=float))
     place = numpy.minimum((predicted * num_bins).astype(int), num_bins - 1)
     frame = pandas.DataFrame({"place": place, "predicted": predicted, "realised": offered["accepted"].to_numpy(float)})
-    groups = frame.groupby("place")
+    groups: Table = frame.groupby("place")
     bins = groups[["predicted", "realised"]].mean().assign(nodes=groups.size())
     if bins.empty:
         return Calibration(bins, None)
@@ -117,7 +118,7 @@ def calibration(nodes: pandas.DataFrame, num_bins: int) -> Calibration:
     return Calibration(bins, float((gaps * bins["nodes"]).sum() / bins["nodes"].sum()))
 
 
-def oracle_length(nodes: pandas.DataFrame) -> float | None:
+def oracle_length(nodes: Table) -> float | None:
     """Acceptance length of the best choice of verified nodes in hindsight: the same drafted trees, each followed as far
     as the text that came out goes along. Over the achieved length it says what pruning cost."""
     if nodes.empty:
@@ -126,19 +127,19 @@ def oracle_length(nodes: pandas.DataFrame) -> float | None:
     return float(numpy.mean(lengths))
 
 
-def achieved_length(nodes: pandas.DataFrame) -> float | None:
+def achieved_length(nodes: Table) -> float | None:
     """Tokens per step of the same trees, not cut at the end of the text."""
     steps = len(nodes[STEP_KEY].drop_duplicates())
     return float(nodes["accepted"].sum() / steps) if steps else None  # the accepted root stands for the bonus
 
 
-def _oracle_steps(sequence: pandas.DataFrame) -> list[int]:
+def _oracle_steps(sequence: Table) -> list[int]:
     steps = [rows for _, rows in sequence.groupby("step")]
     taken = [rows[(rows["accepted"] & (rows["depth"] > 0)) | rows["bonus"]]["token"].tolist() for rows in steps]
     return [1 + _match(rows, chain.from_iterable(taken[index:])) for index, rows in enumerate(steps)]
 
 
-def _match(rows: pandas.DataFrame, text: Iterable[int]) -> int:
+def _match(rows: Table, text: Iterable[int]) -> int:
     """How many tokens of the text the drafted tree holds as a path from its root."""
     drafted = rows[~rows["bonus"]]
     children = {(p, t): n for p, t, n in zip(drafted["parent"], drafted["token"], drafted["node"], strict=True)}

@@ -14,8 +14,9 @@ from markupsafe import Markup
 
 from analysis.checks import EXPLANATION, checks_table
 from analysis.inspector import page_traces
-from analysis.load import BASELINE, BASES, DEFINITIONS, Point, Setting, Sweep, by_setting, notes, warnings
+from analysis.load import BASELINE, Point, Setting, Sweep, by_setting
 from analysis.metrics import share_of_bound
+from analysis.remarks import BASES, DEFINITIONS, notes, warnings
 from analysis.style import FAINT, GRID, INK, PAPER
 from analysis.tables import missing_points
 from runners.records import RunRecord
@@ -36,7 +37,7 @@ class PagePlot:
     svg: str
 
 
-def page(sweep: Sweep, plots: list[PagePlot], files: list[str], folder: Path) -> str:
+def page(sweep: Sweep, plots: list[PagePlot], not_drawn: str, files: list[str], folder: Path) -> str:
     """The page as it lies in `folder`, from where links to raw records and `files` go."""
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(TEMPLATES), autoescape=True, undefined=jinja2.StrictUndefined
@@ -52,6 +53,7 @@ def page(sweep: Sweep, plots: list[PagePlot], files: list[str], folder: Path) ->
         environments=_environments(sweep),
         files=files,
         missing=missing_points(sweep),
+        plots_not_drawn=not_drawn,
         checks_explained=EXPLANATION,
         **_parts(sweep, plots, folder),
     )

@@ -41,7 +41,7 @@ def draw(quantity: Quantity, setting: Setting, points: list[Point]) -> Figure:
     """Horizontal bars; the dashed line at 1.0 is plain decoding. The figure grows in height, never in width."""
     tasks = sorted({point.record.task for point in points})
     labels = list(dict.fromkeys(point.label for point in points))
-    names = [_fold(label) for label in labels]
+    names = [fold(label) for label in labels]
     slots = numpy.array([max(len(tasks), name.count("\n") + 1) + GAP for name in names])  # rows: bars or lines of text
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(COLUMN_WIDTH, _height(slots.sum(), len(tasks))), layout="constrained")
@@ -92,7 +92,7 @@ def _label_values(axes: Axes, quantity: Quantity, lossy: bool) -> None:
     axes.set_xlabel(quantity.label + (f"\n{DAGGER} lossy: the output is not the target's own" if lossy else ""))
 
 
-def _fold(label: str) -> str:
+def fold(label: str) -> str:
     """Drafter and options get lines of their own; long names break after an underscore."""
     parts = re.split(r" (?=\()|(?<=\)) ", label)
     lines = [line for part in parts for line in textwrap.wrap(part.replace("_", "_ "), 22)]
@@ -114,11 +114,9 @@ DATES = {"svg": {"Date": None}, "png": {"Software": None}, "pdf": {"CreationDate
 
 
 def encode(figure: Figure, form: str) -> bytes:
-    """The figure as `svg`, `png` or `pdf`, or as `page`: an SVG with its text as text. Same records, same bytes."""
+    """The figure as `svg`, `png` or `pdf`; the same records give the same bytes."""
     sink = BytesIO()
-    page = form == "page"
-    with matplotlib.rc_context(STYLE | {"svg.fonttype": "none" if page else "path"}):
-        form = "svg" if page else form
+    with matplotlib.rc_context(STYLE):
         figure.savefig(sink, format=form, metadata=DATES[form])
     figure.set_layout_engine("none")  # laid out once, it stays so
     return sink.getvalue()

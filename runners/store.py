@@ -31,6 +31,9 @@ DTYPE_NAMES = {"float32": "fp32", "bfloat16": "bf16", "float16": "fp16"}
 VERSION_KEY, HASH_KEY = b"treebench_schema_version", b"treebench_config_hash"
 
 
+Table = pandas.DataFrame | pa.Table
+
+
 class StoredRun(NamedTuple):
     """A record and the point folder it came from."""
 
@@ -41,13 +44,8 @@ class StoredRun(NamedTuple):
 # ---------------------------------------------------------------------------------------------------------- writing
 
 
-def write_point(
-    folder: Path,
-    record: RunRecord,
-    steps: pandas.DataFrame | pa.Table | None,
-    trees: pandas.DataFrame | pa.Table | None = None,
-) -> None:
-    """Write one point. `run.json` comes last, so a folder that has one is complete; no table leaves no file of it."""
+def write_point(folder: Path, record: RunRecord, steps: Table | None, trees: Table | None = None) -> None:
+    """Write one point, `run.json` last, so that a folder that has one is complete; no table leaves no file of it."""
     folder.mkdir(parents=True, exist_ok=True)
     for name, rows, columns in ((STEPS_FILE, steps, STEP_COLUMNS), (TREES_FILE, trees, TREE_COLUMNS)):
         if rows is None:
@@ -71,7 +69,7 @@ def write_bytes(path: Path, content: bytes) -> None:
         temporary.unlink(missing_ok=True)
 
 
-def _encode(rows: pandas.DataFrame | pa.Table, columns: Mapping[str, str], record: RunRecord) -> bytes:
+def _encode(rows: Table, columns: Mapping[str, str], record: RunRecord) -> bytes:
     """Known columns first and in their own types; further columns are kept as they are."""
     table = pa.Table.from_pandas(rows, preserve_index=False) if isinstance(rows, pandas.DataFrame) else rows
     missing = [name for name in columns if name not in table.column_names]
@@ -143,15 +141,18 @@ def _safe(part: Any) -> str:
 # ----------------------------------------------------------------------------------------------------------- reading
 
 
-def read_runs(sweep_dir: Path) -> tuple[list[StoredRun], list[str]]:
-    """Records of all points in the order of their folders' names, and one line for each that cannot be read."""
+def read_runs(sweep_dir: Path, any_version: bool = False) -> tuple[list[StoredRun], list[str]]:
+    """Records of all points in the order of their folders' names, and one line for each that cannot be read.
+
+    With `any_version` a record of another schema version is read too, if it has the fields needed here.
+    """
     if not sweep_dir.is_dir():
         return [], [f"{sweep_dir}: no such folder"]
     runs, problems = [], []
     for folder in sorted(path for path in sweep_dir.iterdir() if path.is_dir()):
         if (folder / RUN_FILE).exists():
             try:
-                runs.append(StoredRun(folder, _read_record(folder / RUN_FILE)))
+                runs.append(StoredRun(folder, _read_record(folder / RUN_FILE, any_version)))
             except (OSError, ValueError) as error:
                 problems.append(f"{folder.name}/{RUN_FILE}: {' '.join(str(error).split())}")
         elif (folder / STEPS_FILE).exists():
@@ -167,14 +168,14 @@ def read_point(folder: Path) -> RunRecord | None:
         return None
 
 
-def _read_record(path: Path) -> RunRecord:
+def _read_record(path: Path, any_version: bool = False) -> RunRecord:
     """ValueError says in one line what is wrong."""
     try:
         values = json.loads(path.read_bytes())
     except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
         raise ValueError(f"not readable as JSON, perhaps truncated ({error})") from error
     version = values.get("schema_version") if isinstance(values, dict) else None
-    if version != SCHEMA_VERSION:
+    if version != SCHEMA_VERSION and not (any_version and isinstance(version, int)):
         raise ValueError(f"schema version {version!r}, this code reads {SCHEMA_VERSION}")
     try:
         record = RunRecord.from_dict(values)

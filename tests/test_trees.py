@@ -60,10 +60,11 @@ def traced() -> tuple[Any, list[Pair]]:
 
 def test_the_table_agrees_with_the_steps(traced, tmp_path):
     point, pairs = traced
-    trees, steps = trees_table(pairs, point.loaded.tokenizer), steps_table(pairs)
+    trees: Any = trees_table(pairs, point.loaded.tokenizer)
+    steps: Any = steps_table(pairs)
     assert list(trees.columns) == list(TREE_COLUMNS)
     assert sorted(trees["sequence"].unique()) == [0, 1], "tree_prompts prompts and no more"
-    for row in steps[steps["sequence"] < 2].itertuples():
+    for _, row in steps[steps["sequence"] < 2].iterrows():
         nodes = trees[(trees["sequence"] == row.sequence) & (trees["step"] == row.step)]
         assert (~nodes["bonus"]).sum() == row.drafted_nodes
         assert nodes["verified"].sum() == row.verified_nodes

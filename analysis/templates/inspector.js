@@ -47,6 +47,8 @@ class Pane {
     this.canvas.classList.toggle("fitted", byId("fit").checked);
     this.box.replaceChildren(element("h3", {}, this.entry.method), element("p", { class: "facts" }, facts), this.answer(), this.detail, this.canvas);
     this.choose(0);
+    const end = this.nodes.at(-1); // the bonus, where the accepted path ends
+    requestAnimationFrame(() => { this.canvas.scrollTop = Math.max(0, end.y - this.canvas.clientHeight / 2); });
     this.box.querySelector(".now, .own")?.scrollIntoView({ block: "nearest" });
   }
 

@@ -24,7 +24,7 @@ function readStep(trace, step) {
 const kind = (node) => node.flags & BONUS ? "bonus" : node.flags & ACCEPTED ? "accepted" : node.flags & VERIFIED ? "verified" : "drafted";
 const mark = (node) => node.flags & BONUS ? "★ " : node.flags & ACCEPTED && node.parent >= 0 ? "✓ " : "";
 
-// x by depth, so that columns are as wide as their widest token; y by leaf. No recursion: a chain may be 400 deep.
+// x by depth, so that columns are as wide as their widest token; y by leaf, a parent level with its first child. No recursion: a chain may be 400 deep.
 function place(nodes) {
   const widths = [];
   for (const node of nodes) {
@@ -43,7 +43,7 @@ function place(nodes) {
     waiting.push(...[...node.children].reverse());
   }
   for (const node of [...nodes].reverse()) {
-    if (node.children.length) node.y = (node.children[0].y + node.children.at(-1).y) / 2;
+    if (node.children.length) node.y = node.children[0].y;
   }
   return { width: lefts.at(-1), height: row * (ROW + 4) + 8 };
 }
@@ -57,7 +57,8 @@ function describe(node) {
 }
 
 function edge(node, above) {
-  const [x1, y1, x2] = [above.x + above.width, above.y, node.x], bend = Math.min(GAP, (x2 - x1) / 2);
+  const label = above.probability === null ? 0 : PROB; // the path probability stands between node and edge
+  const [x1, y1, x2] = [above.x + above.width + label, above.y, node.x], bend = Math.min(GAP, (x2 - x1) / 2);
   return drawing("path", { class: kind(node), d: `M${x1} ${y1} C${x1 + bend} ${y1} ${x2 - bend} ${node.y} ${x2} ${node.y}` });
 }
 

@@ -1,11 +1,14 @@
 """Every metric on a record made by hand, against the answer worked out by hand."""
 
 from dataclasses import replace
+from io import StringIO
 from math import log
 
 import pandas
 import pytest
 
+from analysis.evidence import Evidence
+from analysis.load import load_sweep
 from analysis.metrics import (
     acceptance_by_depth,
     acceptance_by_rank,
@@ -19,6 +22,8 @@ from analysis.metrics import (
     survival,
     time_split,
 )
+from analysis.metrics_table import metrics_csv
+from runners.records import STEP_COLUMNS
 from tests.analysis.conftest import RECORD
 from tests.analysis.trees import TREES
 
@@ -104,3 +109,16 @@ def test_time_split_and_cost_per_token():
 def test_share_of_bound():
     assert share_of_bound(replace(RECORD, speedup=1.5, acceptance_length=2.0)) == 0.75
     assert share_of_bound(replace(RECORD, speedup=None)) is None
+
+
+def test_the_table_of_metrics(sweep_dir, add):
+    steps = pandas.DataFrame([(0, step, 10, 3, 3, 2, 2) for step in range(4)], columns=list(STEP_COLUMNS))
+    add(name="a", steps=steps, trees=TREES)
+    add(name="b", task="chat")
+    points = load_sweep(sweep_dir).succeeded
+    table = pandas.read_csv(StringIO(metrics_csv(points, Evidence(points)))).set_index("point")
+    row = table.loc["a"]
+    assert (row["accepted_per_verified"], row["verified_per_step"], row["share_of_bound"]) == (0.5, 3.0, 0.75)
+    assert (row["accepted_depth_1"], row["accepted_depth_2"]) == (1.0, 0.0)
+    assert row["share_of_oracle"] == pytest.approx(6 / 7)
+    assert table.loc["b", ["accepted_per_verified", "oracle_length"]].isna().all()

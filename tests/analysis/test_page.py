@@ -9,6 +9,7 @@ import pytest
 
 from analysis.inspector import PAGE_BUDGET, pack, page_traces
 from analysis.load import by_setting, load_sweep
+from analysis.metrics import Table
 from analysis.page import PLOT_BUDGET, PagePlot, inline, page
 from runners.records import PromptRecord
 from tests.analysis.trees import TREES, large_trees
@@ -18,7 +19,7 @@ SVG = '<?xml version="1.0"?>\n<svg><metadata>who</metadata><path style="fill: #2
 
 
 def html_of(folder, plots=()) -> str:
-    return page(load_sweep(folder), list(plots), ["main_table.csv"], folder / "report")
+    return page(load_sweep(folder), list(plots), "", ["main_table.csv"], folder / "report")
 
 
 def data_of(html: str) -> dict:
@@ -81,7 +82,8 @@ def test_packed_trees_are_the_trees():
 
 
 def test_gaps_in_the_numbering_are_closed():
-    assert unpack(pack(TREES[TREES["node"] != 2]))["steps"][0]["p"] == [-1, 0, 1, 2, 2]
+    trees: Table = TREES
+    assert unpack(pack(trees[trees["node"] != 2]))["steps"][0]["p"] == [-1, 0, 1, 2, 2]
 
 
 def test_traces_share_prompts_and_know_who_drafts(sweep_dir, add):
