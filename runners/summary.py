@@ -57,7 +57,7 @@ def summarize(record: RunRecord, point: Point, pairs: Sequence[Pair], stages: di
         record.prompts += _prompt_records(point, pair)
         record.units.append(_unit(pair, list(range(first, len(record.prompts)))))
     speedups, rates, lengths = (
-        speedup_summary(record.units),
+        speedup_summary(record.units, record.prompts),
         token_rates(record.units),
         acceptance_length(record.prompts),
     )
@@ -69,7 +69,7 @@ def summarize(record: RunRecord, point: Point, pairs: Sequence[Pair], stages: di
     record.steps = sum(prompt.steps for prompt in record.prompts)
     record.speedup, record.speedup_low, record.speedup_high = speedups.speedup, speedups.low, speedups.high
     record.speedup_median_of_pairs, record.speedup_of_totals = speedups.median_of_pairs, speedups.of_totals
-    record.spec_bench_speedup = speedups.spec_bench
+    record.spec_bench_speedup, record.spec_bench_speedup_encoded = speedups.spec_bench, speedups.spec_bench_encoded
     record.acceptance_length, record.acceptance_length_macro = lengths.micro, lengths.macro
     record.tokens_per_second, record.baseline_tokens_per_second = rates.method, rates.baseline
     record.prefill_seconds = sum(sum(unit.prefill_seconds) for unit in record.units)
