@@ -125,7 +125,7 @@ def _print(changes: list[Change]) -> None:
     names = ("algorithm", "task", "setting", "before", "after", "ratio", "95 % interval", "tau", "verdict")
     for name in names:
         words = name in (*names[:3], "verdict")
-        width = 30 if name == "verdict" else None
+        width = 36 if name == "verdict" else None
         table.add_column(name, justify="left" if words else "right", overflow="fold", min_width=width)
     for change in changes:
         style = "bold red" if change.regression else None
@@ -138,7 +138,8 @@ def _print(changes: list[Change]) -> None:
 
 
 def _cells(change: Change) -> list[str]:
-    before, after, paired = change.before.record, change.after.record if change.after else None, change.paired
+    before, paired = change.before.record, change.paired
+    after = change.after.record if change.after and change.after.record.status == "ok" else None
     interval = f"{paired.low:.3f}-{paired.high:.3f}" if paired and paired.low is not None else "-"
     verdict = f"REGRESSED: {change.regression}" if change.regression else paired.verdict if paired else "not compared"
     return [
