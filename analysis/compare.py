@@ -113,7 +113,7 @@ def _regression(
     if after.record.status != "ok":
         return f"{after.record.status}: {' '.join(after.record.reason.split())}"
     if differs(after.record) and not differs(before.record):
-        return "output differs from plain decoding"
+        return "other output"
     slower = paired is not None and paired.verdict == "slower" and paired.ratio < 1 - tolerance
     return "slower" if slower else ""
 
