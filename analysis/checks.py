@@ -4,7 +4,8 @@ from typing import Any
 
 import pandas
 
-from analysis.load import Point, percent
+from analysis.load import Point
+from analysis.remarks import percent
 from runners.records import RunRecord
 
 NOT_KNOWN = "-"

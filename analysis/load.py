@@ -3,19 +3,19 @@
 `python -m analysis.load SWEEP_DIR` writes all points into two files of `SWEEP_DIR/compact/`.
 """
 
+import re
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from analysis.compact import main as compact
 from runners.records import RunRecord
-from runners.store import NOT_HASHED, read_runs
+from runners.store import NOT_HASHED, StoredRun, config_hash, read_runs
 
 BASELINE = "autoregressive"
 DAGGER = "†"
-MOST_OPTIONS = 4  # that a method's name spells out; beyond, the config's hash stands for them
-FULL_PRECISION = ("float32", "fp32", "float64")  # rounding is no excuse for another output
+MOST_OPTIONS = 4  # that a method's name spells out; beyond, their hash stands for them
 
 
 class Setting(NamedTuple):
@@ -32,6 +32,17 @@ class Setting(NamedTuple):
         batch = f"batch {self.batch_size}, temperature {self.temperature:g}"
         return f"{self.basis}, {self.target}, {self.machine}, {self.dtype}, {batch}"
 
+    @property
+    def without_batch(self) -> str:
+        return f"{self.basis}, {self.target}, {self.machine}, {self.dtype}, temperature {self.temperature:g}"
+
+    @property
+    def slug(self) -> str:
+        """For names of files."""
+        batch = [f"b{self.batch_size}"] if self.batch_size else []
+        text = "-".join([*map(str, self[:4]), *batch, f"t{self.temperature:g}"])
+        return re.sub(r"[^A-Za-z0-9_.-]+", "_", text)[:100]
+
 
 class Point(NamedTuple):
     """A record and where it belongs. No two successful points share setting, method and task."""
@@ -40,6 +51,7 @@ class Point(NamedTuple):
     setting: Setting
     method: str  # algorithm, drafter, and the options that tell it from its neighbours
     record: RunRecord
+    folder: Path
 
     @property
     def label(self) -> str:
@@ -53,14 +65,32 @@ class Sweep(NamedTuple):
     problems: list[str]  # one line for each file that cannot be read
 
     @property
+    def title(self) -> str:
+        return self.folder.resolve().name
+
+    @property
     def succeeded(self) -> list[Point]:
         return [point for point in self.points if point.record.status == "ok"]
 
 
 def load_sweep(folder: Path) -> Sweep:
     runs, problems = read_runs(folder)
-    points = [Point(run.folder.name, _setting(run.record), _method(run.record), run.record) for run in runs]
-    return Sweep(folder, _distinct(points), problems)
+    return Sweep(folder, _distinct([as_point(run) for run in runs]), problems)
+
+
+def merge_sweeps(folders: list[Path]) -> Sweep:
+    """Points of several sweeps, other people's too: named by sweep and folder, and of whatever schema version."""
+    points, problems = [], []
+    for folder in folders:
+        runs, broken = read_runs(folder, any_version=True)
+        points += [as_point(run)._replace(name=f"{folder.resolve().name}/{run.folder.name}") for run in runs]
+        problems += [f"{folder.resolve().name}/{line}" for line in broken]
+    names = " + ".join(folder.resolve().name for folder in folders)
+    return Sweep(Path(names), _distinct(points), problems)
+
+
+def as_point(run: StoredRun) -> Point:
+    return Point(run.folder.name, _setting(run.record), _method(run.record), run.record, run.folder)
 
 
 def by_setting(sweep: Sweep) -> dict[Setting, list[Point]]:
@@ -110,9 +140,9 @@ def _suffixes(namesakes: list[Point]) -> dict[str, str]:
 
 
 def _suffix(record: RunRecord, varied: list[str]) -> str:
-    if len(varied) > MOST_OPTIONS:
-        return f" #{record.config_hash[:8]}"
     options = _options(record)
+    if len(varied) > MOST_OPTIONS:
+        return f" #{config_hash({key: options.get(key) for key in varied})[:8]}"
     return "".join(f" {key.split('.')[-1]}={_short(options.get(key))}" for key in varied)
 
 
@@ -140,88 +170,6 @@ def _flat(config: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, An
 
 def _short(value: Any) -> str:
     return "/".join(map(str, value)) if isinstance(value, list) else str(value)
-
-
-# ----------------------------------------------------------------------------------------------- what must be said
-
-
-BASES = {
-    "measured": "measured: wall clock on this device.",
-    "projected": "projected: real acceptances, seconds from a cost model of the named device; not wall clock.",
-    "replayed": "replayed: acceptances of recorded traces, seconds from a cost model; not wall clock.",
-}
-DEFINITIONS = [
-    "speedup: decode seconds per token, baseline over method; the seconds are medians over repeats, summed over units "
-    "(a unit is one timed batch), prefill apart. The 95 % interval is a paired BCa bootstrap over units.",
-    "tau: acceptance length, tokens emitted per verification step, bonus included; all tokens over all steps.",
-    "mean: arithmetic, over tasks. identical: share of answers whose token ids equal the baseline's.",
-    "-: no figure; the point failed, was skipped, or is not part of the sweep.",
-]
-LOSSY = "lossy acceptance rule: the output is not the target's own, so its speed does not compare with the others'."
-
-
-def warnings(sweep: Sweep) -> list[str]:
-    """What a reader must know before trusting a figure, one line each."""
-    lines = [
-        f"{point.method} on {point.record.task}: only {percent(point.record.identical_rate)} of the answers equal the "
-        f"baseline's in {point.record.dtype} at temperature 0, where all should ({point.name})"
-        for point in sweep.succeeded
-        if _differs(point.record)
-    ]
-    lines += [
-        f"{point.method} on {point.record.task}: no speedup ({point.name})"
-        for point in sweep.succeeded
-        if point.record.speedup is None
-    ]
-    commits = _commits(sweep.succeeded)
-    return [*lines, f"the points come from several commits: {', '.join(commits)}"] if len(commits) > 1 else lines
-
-
-def _differs(record: RunRecord) -> bool:
-    exact = record.lossless and record.temperature == 0 and record.dtype in FULL_PRECISION
-    return exact and record.identical_rate is not None and record.identical_rate < 1
-
-
-def notes(sweep: Sweep) -> list[str]:
-    """Reasons that successful points carry (such as a missing interval), the same ones counted together."""
-    reasons = Counter(point.record.reason for point in sweep.succeeded if point.record.reason)
-    return [f"{reason} ({count} point{'s' * (count > 1)})" for reason, count in reasons.items()]
-
-
-def provenance(setting: Setting, points: list[Point]) -> list[str]:
-    """The footer of a setting's table."""
-    lines = [
-        f"commit {', '.join(_commits(points))}; {setting}.",
-        f"baseline ({BASELINE}, same backend), decode tokens/s: {_baseline_rates(points)}.",
-        BASES.get(setting.basis, f"{setting.basis}: a basis unknown to this code."),
-        *DEFINITIONS,
-    ]
-    rules = sorted({point.record.acceptance or "unnamed" for point in points if not point.record.lossless})
-    return [*lines, f"{DAGGER} {LOSSY} Rules: {', '.join(rules)}."] if rules else lines
-
-
-def _baseline_rates(points: list[Point]) -> str:
-    """Per task the span over its points: each measures the baseline anew."""
-    rates = defaultdict(list)
-    for point in points:
-        if point.record.baseline_tokens_per_second is not None:
-            rates[point.record.task].append(point.record.baseline_tokens_per_second)
-    return ", ".join(f"{task} {_span(min(found), max(found))}" for task, found in sorted(rates.items())) or "unknown"
-
-
-def _span(low: float, high: float) -> str:
-    return f"{low:.1f}" if f"{low:.1f}" == f"{high:.1f}" else f"{low:.1f}-{high:.1f}"
-
-
-def _commits(points: Iterable[Point]) -> list[str]:
-    return sorted({point.record.git_commit[:10] or "unknown" for point in points})
-
-
-def percent(share: float | None) -> str:
-    """Only all is 100 %."""
-    if share is None:
-        return "-"
-    return "<100%" if 0.9995 <= share < 1 else f"{share:.1%}"
 
 
 if __name__ == "__main__":

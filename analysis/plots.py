@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
 from analysis.load import DAGGER, Point, Setting
-from analysis.style import COLUMN_WIDTH, FAINT, INK, STYLE, series_look
+from analysis.style import COLUMN_WIDTH, FAINT, INK, PAPER, STYLE, series_look
 
 BAR_INCHES = 0.125  # room for a 6 pt figure at its end
 GAP = 0.7  # between methods, in bars
@@ -41,7 +41,7 @@ def draw(quantity: Quantity, setting: Setting, points: list[Point]) -> Figure:
     """Horizontal bars; the dashed line at 1.0 is plain decoding. The figure grows in height, never in width."""
     tasks = sorted({point.record.task for point in points})
     labels = list(dict.fromkeys(point.label for point in points))
-    names = [_fold(label) for label in labels]
+    names = [fold(label) for label in labels]
     slots = numpy.array([max(len(tasks), name.count("\n") + 1) + GAP for name in names])  # rows: bars or lines of text
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(COLUMN_WIDTH, _height(slots.sum(), len(tasks))), layout="constrained")
@@ -76,7 +76,7 @@ def _draw_bars(axes: Axes, quantity: Quantity, rows: numpy.ndarray, records: lis
             va="center_baseline",
             fontsize=6,
             color=INK if known else FAINT,
-            bbox={"facecolor": "white", "edgecolor": "none", "pad": 0.3},
+            bbox={"facecolor": PAPER, "edgecolor": "none", "pad": 0.3},
         )
 
 
@@ -92,7 +92,7 @@ def _label_values(axes: Axes, quantity: Quantity, lossy: bool) -> None:
     axes.set_xlabel(quantity.label + (f"\n{DAGGER} lossy: the output is not the target's own" if lossy else ""))
 
 
-def _fold(label: str) -> str:
+def fold(label: str) -> str:
     """Drafter and options get lines of their own; long names break after an underscore."""
     parts = re.split(r" (?=\()|(?<=\)) ", label)
     lines = [line for part in parts for line in textwrap.wrap(part.replace("_", "_ "), 22)]
@@ -110,9 +110,13 @@ def _head(figure: Figure, setting: Setting, tasks: list[str]) -> None:
     figure.legend(handles=handles, title=title, loc="outside upper center", ncols=columns, handlelength=1)
 
 
+DATES = {"svg": {"Date": None}, "png": {"Software": None}, "pdf": {"CreationDate": None}}
+
+
 def encode(figure: Figure, form: str) -> bytes:
-    """The figure as `svg` or `png`; the same records give the same bytes."""
+    """The figure as `svg`, `png` or `pdf`; the same records give the same bytes."""
     sink = BytesIO()
     with matplotlib.rc_context(STYLE):
-        figure.savefig(sink, format=form, metadata={"Date": None} if form == "svg" else {"Software": None})
+        figure.savefig(sink, format=form, metadata=DATES[form])
+    figure.set_layout_engine("none")  # laid out once, it stays so
     return sink.getvalue()

@@ -1,9 +1,9 @@
-"""`python -m analysis.report SWEEP_DIR`: a sweep's tables and plots, in the terminal and in `SWEEP_DIR/report/`."""
+"""`python -m analysis.report SWEEP_DIR`: tables, plots and a page, in the terminal and in `SWEEP_DIR/report/`."""
 
 import argparse
-import re
 from collections import Counter
 from collections.abc import Iterator
+from itertools import islice
 from pathlib import Path
 
 from pandas import DataFrame
@@ -12,28 +12,43 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from analysis.axis_tables import files as axis_files
 from analysis.checks import EXPLANATION, checks_table
-from analysis.load import Setting, Sweep, by_setting, load_sweep, notes, provenance, warnings
-from analysis.plots import QUANTITIES, draw, encode
-from analysis.tables import detail_table, latex, markdown, missing_points, points_csv
+from analysis.evidence import Evidence
+from analysis.figures import Drawing, drawings
+from analysis.load import Sweep, by_setting, load_sweep, merge_sweeps
+from analysis.metrics_table import metrics_csv
+from analysis.page import PagePlot, page
+from analysis.plots import encode
+from analysis.remarks import notes, provenance, warnings
+from analysis.tables import detail_table, html, latex, markdown, missing_points, points_csv
 from runners.store import write_bytes
 
 NOTHING_TO_REPORT, WRONG_USE = 1, 2
 PIPE_WIDTH = 110
+PAGE = "index.html"
+FORMS = ("svg", "png", "pdf")
+MOST_PLOTS = 16  # a second each
+LIST = "plots.txt"  # names of the plots of the last report, so that the next one can remove them
 
 HELP = """\
 Reads the point folders of SWEEP_DIR (run.json), prints algorithm x task, and writes to SWEEP_DIR/report/:
 
+  index.html               everything in one page: overview, plots, drafted trees step by step, losslessness
   main_table.csv           one row per point, failed ones too; columns are the fields of run.json
+  metrics.csv              per point: waste, acceptance by depth, calibration, distance to the best tree in hindsight
   main_table.md, .tex      the papers' table: speedup and acceptance length (tau) per task, best in bold
-  speedup.svg, .png        bars with 95 % intervals; acceptance_length.svg, .png likewise
+  *.svg, *.png, *.pdf      plots, one paper column wide: speedup and acceptance_length with 95 % intervals,
+                           speedup_by_batch, pareto, time_split, acceptance_by_budget, cost_by_width, calibration,
+                           depth_rank, router
 
 Points that differ in basis (measured, projected, replayed), target, device, dtype, batch size or temperature
-get tables and plots of their own.
+get tables and plots of their own. Several SWEEP_DIRs, also other people's, become one report in --output.
 
 examples:
   python -m runners.benchmark algorithm=eagle2 task=humaneval output=results/first
   python -m analysis.report results/first
+  python -m analysis.report results/first theirs/h100 --output results/both
 
 exit status: 0 reported (unreadable and failed points are listed), 1 no point has a figure, 2 wrong use"""
 
@@ -41,31 +56,45 @@ exit status: 0 reported (unreadable and failed points are listed), 1 no point ha
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m analysis.report",
-        description="Tables and plots of a sweep.",
+        description="Tables, plots and a page of a sweep.",
         epilog=HELP,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("sweep_dir", type=Path, metavar="SWEEP_DIR", help="folder that benchmark runs wrote (output=)")
-    return report(parser.parse_args(arguments).sweep_dir)
+    what = "folder that benchmark runs wrote (output=)"
+    parser.add_argument("sweep_dirs", type=Path, nargs="+", metavar="SWEEP_DIR", help=what)
+    parser.add_argument("--output", type=Path, metavar="DIR", help="where the report goes (default: SWEEP_DIR/report)")
+    parser.add_argument(
+        "--plots", type=int, default=MOST_PLOTS, metavar="N", help="draw at most N plots (default: %(default)s)"
+    )
+    options = parser.parse_args(arguments)
+    return report(options.sweep_dirs, options.output, options.plots)
 
 
-def report(folder: Path) -> int:
-    """Print and write the report of a sweep; returns the exit status."""
+def report(folders: list[Path], output: Path | None, most_plots: int) -> int:
+    """Returns the exit status."""
     console, errors = _console(stderr=False), _console(stderr=True)
-    if not folder.is_dir():
-        errors.print(Text(f"{folder}: no such folder; give the output= folder of a benchmark run"), soft_wrap=True)
+    if wrong := _wrong_use(folders, output):
+        errors.print(Text(wrong), soft_wrap=True)
         return WRONG_USE
-    sweep = load_sweep(folder)
+    sweep = load_sweep(folders[0]) if len(folders) == 1 else merge_sweeps(folders)
+    target = output or folders[0] / "report"
     _print_settings(console, sweep)
     _print_missing(console, sweep)
     if sweep.points:
-        written = write_report(sweep)
-        console.print(Text(f"wrote {folder / 'report'}: {', '.join(written)}", style="dim"), soft_wrap=True)
+        written = write_report(sweep, target, most_plots)
+        console.print(Text(f"wrote {target}: {', '.join(written)}", style="dim"), soft_wrap=True)
     failure = _failure(sweep)
     if failure:
-        errors.print(Text(f"{folder}: {failure}"), soft_wrap=True)
+        errors.print(Text(f"{sweep.folder}: {failure}"), soft_wrap=True)
         return NOTHING_TO_REPORT
     return 0
+
+
+def _wrong_use(folders: list[Path], output: Path | None) -> str:
+    missing = [folder for folder in folders if not folder.is_dir()]
+    if missing:
+        return f"{missing[0]}: no such folder; give the output= folder of a benchmark run"
+    return "several sweeps need --output DIR for their common report" if len(folders) > 1 and output is None else ""
 
 
 def _console(stderr: bool) -> Console:
@@ -83,37 +112,45 @@ def _failure(sweep: Sweep) -> str:
     return f"no point has a figure ({', '.join(counts)})" if counts else "no points: no folder in it has a run.json"
 
 
-def write_report(sweep: Sweep) -> list[str]:
+def write_report(sweep: Sweep, folder: Path, most_plots: int) -> list[str]:
     """Write the report folder; returns the names of its files. Plots of an earlier report do not outlive it."""
-    folder = sweep.folder / "report"
-    folder.mkdir(exist_ok=True)
-    names = []
-    for name, content in _files(sweep):
+    folder.mkdir(parents=True, exist_ok=True)
+    earlier = (folder / LIST).read_text().split() if (folder / LIST).exists() else []
+    for name in earlier:
+        if Path(name).name == name:
+            (folder / name).unlink(missing_ok=True)
+    evidence = Evidence(sweep.succeeded)
+    drawn, not_drawn = _draw(sweep, evidence, most_plots)
+    tables = dict(_tables(sweep, evidence))
+    plots = {f"{d.name}.{form}": content for d, files in drawn for form, content in files.items()}
+    for name, content in (tables | plots).items():
         write_bytes(folder / name, content)
-        names.append(name)
-    plots = [path for quantity in QUANTITIES for path in folder.glob(f"{quantity.name}*")]
-    for path in plots:
-        if path.suffix in (".svg", ".png") and path.name not in names:
-            path.unlink()
-    return names
+    write_bytes(folder / LIST, "".join(f"{name}\n" for name in plots).encode())
+    shown = [PagePlot(d.group, d.caption, files["svg"].decode()) for d, files in drawn]
+    html_page = page(sweep, shown, not_drawn, [*tables, *plots], folder)
+    write_bytes(folder / PAGE, html_page.encode(errors="replace"))
+    return [PAGE, *tables, *plots]
 
 
-def _files(sweep: Sweep) -> Iterator[tuple[str, bytes]]:
+def _tables(sweep: Sweep, evidence: Evidence) -> Iterator[tuple[str, bytes]]:
     yield "main_table.csv", points_csv(sweep).encode()
     yield "main_table.md", markdown(sweep).encode()
     yield "main_table.tex", latex(sweep).encode()
-    settings = by_setting(sweep)
-    for number, (setting, points) in enumerate(settings.items(), 1):
-        suffix = f"-{number}-{_slug(setting)}" if len(settings) > 1 else ""
-        for quantity in QUANTITIES:
-            figure = draw(quantity, setting, points)
-            for form in ("svg", "png"):
-                yield f"{quantity.name}{suffix}.{form}", encode(figure, form)
+    yield "main_table.html", html(sweep).encode()
+    yield "metrics.csv", metrics_csv(sweep.succeeded, evidence).encode()
+    for name, content in axis_files(sweep):
+        yield name, content.encode()
 
 
-def _slug(setting: Setting) -> str:
-    text = "-".join([*map(str, setting[:4]), f"b{setting.batch_size}", f"t{setting.temperature:g}"])
-    return re.sub(r"[^A-Za-z0-9_.-]+", "_", text)[:100]
+def _draw(sweep: Sweep, evidence: Evidence, most_plots: int) -> tuple[list[tuple[Drawing, dict[str, bytes]]], str]:
+    """The first plots in every form, and a line that says so if there are more."""
+    wanted = list(islice(drawings(by_setting(sweep), evidence), most_plots + 1))
+    more = f"Only the first {most_plots} plots are drawn; --plots N draws more." if len(wanted) > most_plots else ""
+    drawn = []
+    for drawing in wanted[:most_plots]:
+        figure = drawing.make()
+        drawn.append((drawing, {form: encode(figure, form) for form in FORMS}))
+    return drawn, more
 
 
 # ------------------------------------------------------------------------------------------------------------ terminal

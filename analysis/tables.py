@@ -3,13 +3,17 @@
 import re
 from collections.abc import Callable
 from dataclasses import fields
+from html import escape
 from statistics import fmean
 from typing import NamedTuple, get_origin
 
 import pandas
 
 from analysis.checks import EXPLANATION, checks_table
-from analysis.load import Point, Setting, Sweep, by_setting, notes, percent, provenance, warnings
+from analysis.latex import PREAMBLE, latex_table
+from analysis.load import Point, Setting, Sweep, by_setting
+from analysis.paired import compare_points
+from analysis.remarks import WORSE, notes, percent, provenance, warnings
 from runners.records import RunRecord
 
 SCALARS = [field.name for field in fields(RunRecord) if get_origin(field.type) not in (dict, list)]
@@ -76,10 +80,21 @@ def paper_cells(points: list[Point], bold: Callable[[str], str]) -> pandas.DataF
     contestants = {point.label for point in points if point.record.lossless}
     columns = {}
     for (task, title), figures in paper_figures(points).items():
-        texts = {label: _figure(value, FIGURES[title][1]) for label, value in figures.items()}
+        texts = {label: figure_text(value, FIGURES[title][1]) for label, value in figures.items()}
         best = _best({label: figures[label] for label in figures if label in contestants})
+        if title == "speedup":
+            texts |= {label: texts[label] + WORSE for label in _slower(points, task, best)}
         columns[task, title] = {label: bold(text) if label in best else text for label, text in texts.items()}
     return pandas.DataFrame(columns).rename_axis("algorithm")
+
+
+def _slower(points: list[Point], task: str, best: list[str]) -> list[str]:
+    """Labels whose paired ratio to the best one of the task shows them slower."""
+    records = {point.label: point.record for point in points if point.record.task == task}
+    if not best or best[0] not in records:
+        return []
+    pairs = {label: compare_points(records[best[0]], record) for label, record in records.items()}
+    return [label for label, pair in pairs.items() if pair is not None and pair.verdict == "slower"]
 
 
 def _best(figures: Column) -> list[str]:
@@ -88,7 +103,7 @@ def _best(figures: Column) -> list[str]:
     return [label for label in shown if shown[label] == max(shown.values())] if len(shown) > 1 else []
 
 
-def _figure(value: float | None, suffix: str = "", form: str = ".2f") -> str:
+def figure_text(value: float | None, suffix: str = "", form: str = ".2f") -> str:
     return NO_FIGURE if value is None else format(value, form) + suffix
 
 
@@ -102,11 +117,11 @@ def _details(point: Point) -> dict[str, str]:
     return {
         "algorithm": point.label,
         "task": record.task,
-        "speedup": _figure(record.speedup, "x"),
+        "speedup": figure_text(record.speedup, "x"),
         "95 % interval": _interval(record.speedup_low, record.speedup_high),
-        "tau": _figure(record.acceptance_length),
-        "tokens/s": _figure(record.tokens_per_second, form=".1f"),
-        "baseline": _figure(record.baseline_tokens_per_second, form=".1f"),
+        "tau": figure_text(record.acceptance_length),
+        "tokens/s": figure_text(record.tokens_per_second, form=".1f"),
+        "baseline": figure_text(record.baseline_tokens_per_second, form=".1f"),
         "identical": percent(record.identical_rate),
     }
 
@@ -119,51 +134,35 @@ def _interval(low: float | None, high: float | None) -> str:
 
 
 def markdown(sweep: Sweep) -> str:
-    parts = [f"# {_escape_markdown(sweep.folder.resolve().name)}"]
-    parts += [f"**Warning:** {_escape_markdown(line)}" for line in warnings(sweep)]
+    parts = [f"# {escape_markdown(sweep.title)}"]
+    parts += [f"**Warning:** {escape_markdown(line)}" for line in warnings(sweep)]
     parts += [_markdown_setting(setting, points) for setting, points in by_setting(sweep).items()]
-    parts += [f"Note: {_escape_markdown(line)}" for line in notes(sweep)]
+    parts += [f"Note: {escape_markdown(line)}" for line in notes(sweep)]
     missing = missing_points(sweep)
     if missing:
-        parts += [f"## Points without a figure ({len(missing)})", _pipe_table(pandas.DataFrame(missing))]
+        parts += [f"## Points without a figure ({len(missing)})", pipe_table(pandas.DataFrame(missing))]
     return "\n\n".join(parts) + "\n"
 
 
 def _markdown_setting(setting: Setting, points: list[Point]) -> str:
-    cells = paper_cells(points, bold=lambda text: f"**{text}**")
-    cells.columns = [f"{task} {title}" for task, title in cells.columns]
-    footer = [f"- {_escape_markdown(line)}" for line in (*provenance(setting, points), EXPLANATION)]
-    heading = f"## {_escape_markdown(str(setting))}"
-    tables = [_pipe_table(table) for table in (cells.reset_index(), detail_table(points), checks_table(points))]
+    cells = flat(paper_cells(points, bold=lambda text: f"**{text}**"))
+    footer = [f"- {escape_markdown(line)}" for line in (*provenance(setting, points), EXPLANATION)]
+    heading = f"## {escape_markdown(str(setting))}"
+    tables = [pipe_table(table) for table in (cells, detail_table(points), checks_table(points))]
     return "\n\n".join([heading, *tables, "\n".join(footer)])
 
 
-def _pipe_table(cells: pandas.DataFrame) -> str:
+def pipe_table(cells: pandas.DataFrame) -> str:
     """Cells come as text; only a pipe would break the table."""
     escaped = cells.map(lambda text: text.replace("|", r"\|"))
     return escaped.to_markdown(index=False, disable_numparse=True)
 
 
-def _escape_markdown(text: str) -> str:
+def escape_markdown(text: str) -> str:
     return re.sub(r"([*_`<\[])", r"\\\1", text)
 
 
-# ------------------------------------------------------------------------------------------------------------- LaTeX
-
-LATEX = {
-    "\\": r"\textbackslash{}",
-    "†": r"$^\dagger$",
-    "~": r"\textasciitilde{}",
-    "^": r"\textasciicircum{}",
-    "<": r"\textless{}",
-    ">": r"\textgreater{}",
-    "|": r"\textbar{}",
-    **{character: "\\" + character for character in "&%$#_{}"},
-}
-
-
-PREAMBLE = r"""% needs \usepackage{booktabs}; with \usepackage{graphicx} wide tables shrink to the column
-\providecommand{\resizebox}[3]{#3}"""
+# ------------------------------------------------------------------------------------------------------ LaTeX, HTML
 
 
 def latex(sweep: Sweep) -> str:
@@ -174,29 +173,34 @@ def latex(sweep: Sweep) -> str:
 
 def _latex_setting(setting: Setting, points: list[Point], number: int) -> str:
     cells = paper_cells(points, bold=lambda text: rf"\textbf{{{text}}}")
-    cells.index = pandas.Index([_escape_latex(label) for label in cells.index])
-    titles = {"speedup": "speedup", "tau": r"$\tau$"}
-    cells.columns = pandas.MultiIndex.from_tuples([(_escape_latex(t), titles[title]) for t, title in cells.columns])
-    text = cells.style.to_latex(
-        hrules=True,
-        multicol_align="c",
-        column_format="l" + "r" * len(cells.columns),
-        environment="table*" if len(cells.columns) > 6 else "table",  # two columns wide from three tasks on
-        position_float="centering",
-        position="t",
-        caption=_escape_latex(f"Speedup over plain decoding and acceptance length: {setting}."),
-        label=f"tab:speedup-{number}",
-    )
-    return _with_footer(text, " ".join(_escape_latex(line) for line in provenance(setting, points)))
+    caption = f"Speedup over plain decoding and acceptance length: {setting}."
+    return latex_table(cells, caption, f"tab:speedup-{number}", provenance(setting, points))
 
 
-def _with_footer(table: str, footer: str) -> str:
-    """The rows, shrunk only where they are wider than the column, and the footer as wide as that."""
-    fit = r"\resizebox{\ifdim\width>\linewidth\linewidth\else\width\fi}{!}{%"
-    note = rf"\par\medskip\begin{{minipage}}{{\linewidth}}\scriptsize {footer}\end{{minipage}}"
-    table = table.replace(r"\begin{tabular}", f"\\small\\setlength{{\\tabcolsep}}{{4pt}}\n{fit}\n\\begin{{tabular}}")
-    return table.replace(r"\end{tabular}", f"\\end{{tabular}}}}\n{note}")
+def html(sweep: Sweep) -> str:
+    """The papers' tables as a fragment to paste into a page."""
+    parts = [f"<p><b>Warning:</b> {escape(line)}</p>" for line in warnings(sweep)]
+    parts += [_html_setting(setting, points) for setting, points in by_setting(sweep).items()]
+    return "\n".join(parts) + "\n"
 
 
-def _escape_latex(text: str) -> str:
-    return "".join(LATEX.get(character, character) for character in text)
+def _html_setting(setting: Setting, points: list[Point]) -> str:
+    return html_table(paper_cells(points, bold=html_bold), str(setting), provenance(setting, points))
+
+
+def html_bold(text: str) -> str:
+    """A mark that outlives the escaping of `html_table`."""
+    return f"\0{text}\1"
+
+
+def html_table(cells: pandas.DataFrame, title: str, footer: list[str]) -> str:
+    body = flat(cells).to_html(index=False, border=0).replace("\0", "<b>").replace("\1", "</b>")
+    lines = "".join(f"<li>{escape(line)}</li>" for line in footer)
+    return f"<h2>{escape(title)}</h2>\n{body}\n<ul>{lines}</ul>"
+
+
+def flat(cells: pandas.DataFrame) -> pandas.DataFrame:
+    """Headings of one line, and the row's names as its first cells."""
+    cells = cells.copy()
+    cells.columns = [" ".join(column) for column in cells.columns]
+    return cells.reset_index()

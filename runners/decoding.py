@@ -67,10 +67,13 @@ class Generation:
     emitted: list[list[int]] = field(default_factory=list)  # per step and row; 0 where the row had finished
     trees: list[TreeSizes] = field(default_factory=list)
     traces: list[dict[str, list[float]]] = field(default_factory=list)  # what the algorithm says, by name and row
+    steps: list[tuple[Draft, Accepted]] = field(default_factory=list)  # with `keep_steps` only: they are large
 
 
 @torch.inference_mode()
-def generate(decoder: Decoder, requests: Sequence[Request], limits: Limits, clock: Stopwatch) -> Generation:
+def generate(
+    decoder: Decoder, requests: Sequence[Request], limits: Limits, clock: Stopwatch, keep_steps: bool = False
+) -> Generation:
     """Decode a batch. Prefill is timed apart from the loop."""
     target, algorithm, drafter = decoder.target, decoder.algorithm, decoder.drafter
     start = clock.now()
@@ -95,6 +98,8 @@ def generate(decoder: Decoder, requests: Sequence[Request], limits: Limits, cloc
     progress.result.prefill_seconds = prefilled - start
     progress.result.seconds = clock.now() - prefilled
     progress.result.trees = [tree_sizes(draft) for draft in progress.drafts]
+    if keep_steps:
+        progress.result.steps = list(zip(progress.drafts, progress.accepted, strict=True))
     return progress.result
 
 
@@ -110,6 +115,7 @@ class Progress:
         self.active = torch.ones(len(requests), dtype=torch.bool, device=target.device)
         self.result = Generation([[] for _ in requests])
         self.drafts: list[Draft] = []  # measured after the clock has stopped
+        self.accepted: list[Accepted] = []
 
     def only_active(self, accepted: Accepted) -> Accepted:
         """Finished rows accept nothing and keep their root."""
@@ -121,6 +127,7 @@ class Progress:
         rows = accepted.emitted(draft.tree).tolist()
         counts = [self._append(tokens, row) for tokens, row in zip(self.result.tokens, rows, strict=True)]
         self.drafts.append(draft._replace(laws=None))  # laws are large
+        self.accepted.append(accepted)
         self.result.emitted.append(counts)
         self.roots = accepted.bonus
         self.positions = self.positions + accepted.num_nodes

@@ -21,6 +21,7 @@ from runners.prompts import load_questions
 from runners.records import Outcome, RunRecord
 from runners.store import point_name, write_point
 from runners.summary import new_record, steps_table, summarize
+from runners.trees import trees_table
 
 Started = Callable[[RunRecord, Path], None]
 
@@ -40,13 +41,13 @@ def run_point(config: Mapping[str, Any], started: Started = lambda record, folde
     record = new_record(config, "failed")
     folder = Path(config["output"]) / point_name(vars(record), record.config_hash)
     started(record, folder)
-    record, steps = attempt(config, record)
-    write_point(folder, record, steps)
+    record, *tables = attempt(config, record)
+    write_point(folder, record, *tables)
     return Outcome(record.status, summary_line(record, folder), str(folder))
 
 
-def attempt(config: Mapping[str, Any], record: RunRecord) -> tuple[RunRecord, Any]:
-    """The measured record and its steps, or the given one with the reason why there is no measurement."""
+def attempt(config: Mapping[str, Any], record: RunRecord) -> tuple[RunRecord, Any, Any]:
+    """The measured record, its steps and its trees, or the given one with the reason why there is no measurement."""
     try:
         return measure_point(config)
     except TreebenchError as error:
@@ -61,7 +62,7 @@ def attempt(config: Mapping[str, Any], record: RunRecord) -> tuple[RunRecord, An
             record.reason = f"crashed with {type(error).__name__}: {' '.join(str(error).split())}"
     if record.status == "oom":
         _free_memory()
-    return record, None
+    return record, None, None
 
 
 def _free_memory() -> None:
@@ -70,7 +71,7 @@ def _free_memory() -> None:
         torch.cuda.empty_cache()
 
 
-def measure_point(config: Mapping[str, Any]) -> tuple[RunRecord, Any]:
+def measure_point(config: Mapping[str, Any]) -> tuple[RunRecord, Any, Any]:
     questions = load_questions(config["task"], config["num_prompts"], config["seed"])
     point = build(config)
     record = new_record(config, "ok")
@@ -83,7 +84,7 @@ def measure_point(config: Mapping[str, Any]) -> tuple[RunRecord, Any]:
         stages = measure_stages(point, pairs, config)
         progress.update(bar, description=f"{title}: losslessness report")
         record.losslessness = losslessness(point, pairs, config)
-    return summarize(record, point, pairs, stages), steps_table(pairs)
+    return summarize(record, point, pairs, stages), steps_table(pairs), trees_table(pairs, point.loaded.tokenizer)
 
 
 def summary_line(record: RunRecord, folder: Path) -> str:

@@ -23,6 +23,7 @@ class Pair:
     requests: list[Request]
     baseline: list[Generation] = field(default_factory=list)
     method: list[Generation] = field(default_factory=list)
+    traced: Generation | None = None  # of the method in the pass with stage clocks, with its steps
 
 
 def measure(
@@ -112,14 +113,17 @@ def _decode_both(point: Point, pair: Pair, order: random.Random) -> None:
 def measure_stages(point: Point, pairs: Sequence[Pair], config: Mapping[str, Any]) -> dict[str, float]:
     """Seconds per stage of the method over the first prompts, from a pass of its own: these clocks cost time.
 
-    `forward` is what models spent inside draft and verify; `other` is the loop itself.
+    `forward` is what models spent inside draft and verify; `other` is the loop itself. The pass leaves the trees of its
+    first `tree_prompts` prompts behind.
     """
     clock = point.clock(stages=True)
     decoder = with_stage_clock(config, point, clock)
     total = 0.0
-    for pair in pairs[: -(-config["stage_prompts"] // config["batch_size"])]:
-        generation = generate(decoder, pair.requests, point.limits, clock)
+    for index, pair in enumerate(pairs[: -(-config["stage_prompts"] // config["batch_size"])]):
+        keep = index * config["batch_size"] < config["tree_prompts"]
+        generation = generate(decoder, pair.requests, point.limits, clock, keep)
         total += generation.seconds
+        pair.traced = generation if keep else None
     stop_stage_clock(point.method)
     seconds = clock.stage_seconds
     draft = seconds["draft"]

@@ -30,6 +30,7 @@ WHOLE_NUMBERS = {  # smallest value
     "max_new_tokens": 1,
     "repeats": 1,
     "stage_prompts": 0,
+    "tree_prompts": 0,
     "control_prompts": 0,
     "seed": 0,
     "top_k": 1,

@@ -1,4 +1,5 @@
-"""What one benchmark point leaves behind: `run.json` (`RunRecord`) and `steps.parquet` (`STEP_COLUMNS`)."""
+"""What one benchmark point leaves behind: `run.json` (`RunRecord`), `steps.parquet` (`STEP_COLUMNS`) and, of a few
+prompts, `trees.parquet` (`TREE_COLUMNS`)."""
 
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any, NamedTuple
@@ -15,6 +16,20 @@ STEP_COLUMNS = {
     "verified_nodes": "int32",  # nodes the target scored, the root included
     "depth": "int32",  # deepest verified node
     "emitted": "int32",  # tokens emitted, bonus included, cut at the end of the text or the limit
+}
+
+TREE_COLUMNS = {  # a row per node of the drafted tree, the root included, and one per bonus token
+    "sequence": "int32",  # index into RunRecord.prompts
+    "step": "int32",  # as in STEP_COLUMNS
+    "node": "int32",  # number in the drafted tree; 0 is the root, the bonus comes last
+    "parent": "int32",  # -1 at the root; the bonus hangs on the last accepted node
+    "rank": "int32",  # place among its siblings, 0-based, in the order in which they were drawn
+    "token": "int32",
+    "text": "string",
+    "log_prob": "float32",  # drafter's, of the token after its parent; null at the root and the bonus
+    "verified": "bool",
+    "accepted": "bool",  # on the path that the target took, the root included; before the end of the text cuts it
+    "bonus": "bool",  # the target's own token
 }
 
 
@@ -53,6 +68,8 @@ class PromptRecord:
     identical: bool  # token ids equal the baseline's
     first_divergence: int | None  # index of the first differing token
     text: str = ""
+    baseline_text: str | None = None  # only where it differs from `text`
+    baseline_encoded_tokens: int | None = None  # of the baseline's text, encoded anew: what Spec-Bench counts, plus one
 
 
 @dataclass
@@ -84,7 +101,8 @@ class RunRecord:
     speedup_high: float | None = None
     speedup_median_of_pairs: float | None = None
     speedup_of_totals: float | None = None
-    spec_bench_speedup: float | None = None  # ratio of mean per-prompt rates, as Spec-Bench computes it
+    spec_bench_speedup: float | None = None  # ratio of mean per-question rates, as Spec-Bench computes it
+    spec_bench_speedup_encoded: float | None = None  # with the baseline's tokens counted as its script does, too
     acceptance_length: float | None = None  # micro: emitted tokens / steps
     acceptance_length_macro: float | None = None  # mean over prompts
     tokens_per_second: float | None = None

@@ -2,6 +2,7 @@
 
 import warnings
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from statistics import fmean, median
 from typing import NamedTuple
 
@@ -24,6 +25,7 @@ class SpeedupSummary(NamedTuple):
     median_of_pairs: float | None  # over all units and repeats
     of_totals: float | None  # of seconds per token, every repeat summed
     spec_bench: float | None  # of mean rates, prefill included
+    spec_bench_encoded: float | None  # the same with the baseline's tokens counted as Spec-Bench's script does
     note: str  # units left out, why there is no interval; empty when all went well
 
 
@@ -41,20 +43,27 @@ class AcceptanceLength(NamedTuple):
     macro: float | None  # mean over prompts
 
 
-def speedup_summary(units: Sequence[Unit]) -> SpeedupSummary:
-    """All speedups of one point. Units without tokens or with a time that is not positive are left out and counted."""
+def speedup_summary(units: Sequence[Unit], prompts: Sequence[PromptRecord] = ()) -> SpeedupSummary:
+    """All speedups of one point. Units without tokens or with a time that is not positive are left out and counted.
+
+    With `prompts` the turns of a question are one question in Spec-Bench's figures.
+    """
     kept = [unit for unit in units if _is_timed(unit)]
     notes = [] if len(kept) == len(units) else [f"{len(units) - len(kept)} of {len(units)} units left out: not timed"]
     if not kept:
-        return SpeedupSummary(None, None, None, None, None, None, "; ".join([*notes, "no speedup: no timed unit"]))
+        return SpeedupSummary(
+            None, None, None, None, None, None, None, "; ".join([*notes, "no speedup: no timed unit"])
+        )
     low, high, reason = _interval(kept)
+    questions = _questions(kept, prompts)
     return SpeedupSummary(
         speedup=_speedup(*_medians(kept)),
         low=low,
         high=high,
         median_of_pairs=median(_paired_ratios(kept)),
         of_totals=_speedup(*_totals(kept)),
-        spec_bench=_spec_bench(kept),
+        spec_bench=_spec_bench([question.unit for question in questions]),
+        spec_bench_encoded=_spec_bench_encoded(questions),
         note="; ".join([*notes, reason] if reason else notes),
     )
 
@@ -124,6 +133,50 @@ def _paired_ratios(units: Sequence[Unit]) -> list[float]:
         for unit in units
         for baseline, seconds in zip(unit.baseline_seconds, unit.seconds, strict=True)
     ]
+
+
+class _Question(NamedTuple):
+    """Its turns as one unit, and how many tokens the baseline's text has when it is encoded anew, less the first."""
+
+    unit: Unit
+    encoded_tokens: int | None
+
+
+def _questions(units: Sequence[Unit], prompts: Sequence[PromptRecord]) -> list[_Question]:
+    """A batch of several sequences stays what it is: Spec-Bench knows no batches."""
+    groups: dict[object, list[Unit]] = {}
+    for index, unit in enumerate(units):
+        known = len(unit.sequences) == 1 and unit.sequences[0] < len(prompts)
+        groups.setdefault(prompts[unit.sequences[0]].id if known else index, []).append(unit)
+    return [_Question(_merged(turns), _encoded_tokens(turns, prompts)) for turns in groups.values()]
+
+
+def _merged(turns: Sequence[Unit]) -> Unit:
+    def total(name: str) -> list[float]:
+        return [sum(seconds) for seconds in zip(*(getattr(turn, name) for turn in turns), strict=False)]
+
+    return Unit(
+        sequences=[sequence for turn in turns for sequence in turn.sequences],
+        new_tokens=sum(turn.new_tokens for turn in turns),
+        baseline_new_tokens=sum(turn.baseline_new_tokens for turn in turns),
+        steps=sum(turn.steps for turn in turns),
+        seconds=total("seconds"),
+        baseline_seconds=total("baseline_seconds"),
+        prefill_seconds=total("prefill_seconds"),
+        baseline_prefill_seconds=total("baseline_prefill_seconds"),
+    )
+
+
+def _encoded_tokens(turns: Sequence[Unit], prompts: Sequence[PromptRecord]) -> int | None:
+    sequences = [sequence for turn in turns for sequence in turn.sequences]
+    counts = [prompts[sequence].baseline_encoded_tokens if sequence < len(prompts) else None for sequence in sequences]
+    return None if None in counts else sum(count - 1 for count in counts if count is not None)
+
+
+def _spec_bench_encoded(questions: Sequence[_Question]) -> float | None:
+    """None where a count is missing or is no token at all."""
+    units = [replace(q.unit, baseline_new_tokens=q.encoded_tokens) for q in questions if q.encoded_tokens]
+    return _spec_bench(units) if len(units) == len(questions) else None
 
 
 def _spec_bench(units: Sequence[Unit]) -> float:

@@ -1,7 +1,7 @@
 """Step tables: Parquet files with a schema version, and SQL over those of a whole sweep."""
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import duckdb
@@ -14,14 +14,14 @@ from runners.records import SCHEMA_VERSION, STEP_COLUMNS
 VERSION_KEY, HASH_KEY = b"treebench_schema_version", b"treebench_config_hash"
 
 
-def encode_steps(steps: pandas.DataFrame | pa.Table, config_hash: str) -> bytes:
+def encode(rows: pandas.DataFrame | pa.Table, columns: Mapping[str, str], config_hash: str) -> bytes:
     """Known columns first and in their own types; further columns are kept as they are."""
-    table = pa.Table.from_pandas(steps, preserve_index=False) if isinstance(steps, pandas.DataFrame) else steps
-    missing = [name for name in STEP_COLUMNS if name not in table.column_names]
+    table = pa.Table.from_pandas(rows, preserve_index=False) if isinstance(rows, pandas.DataFrame) else rows
+    missing = [name for name in columns if name not in table.column_names]
     if missing:
         raise ValueError(f"steps lack the columns {', '.join(missing)}")
-    more = [name for name in table.column_names if name not in STEP_COLUMNS]
-    known = [pa.field(name, pa.type_for_alias(kind)) for name, kind in STEP_COLUMNS.items()]
+    more = [name for name in table.column_names if name not in columns]
+    known = [pa.field(name, pa.type_for_alias(kind)) for name, kind in columns.items()]
     schema = pa.schema([*known, *(table.schema.field(name) for name in more)])
     labels = {VERSION_KEY: str(SCHEMA_VERSION).encode(), HASH_KEY: config_hash.encode()}
     sink = pa.BufferOutputStream()

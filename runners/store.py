@@ -16,10 +16,11 @@ from types import UnionType
 from typing import Any, NamedTuple, get_args, get_origin
 
 from backend.errors import TreebenchError
-from runners.records import SCHEMA_VERSION, STATUSES, RunRecord
+from runners.records import SCHEMA_VERSION, STATUSES, STEP_COLUMNS, TREE_COLUMNS, RunRecord
 
 RUN_FILE = "run.json"
 STEPS_FILE = "steps.parquet"
+TREES_FILE = "trees.parquet"
 NOT_HASHED = {"output", "tracker", "launch", "force", "retry", "plugins", "hydra"}  # change no number
 DTYPE_NAMES = {"float32": "fp32", "bfloat16": "bf16", "float16": "fp16"}
 
@@ -34,18 +35,19 @@ class StoredRun(NamedTuple):
 # ---------------------------------------------------------------------------------------------------------- writing
 
 
-def write_point(folder: Path, record: RunRecord, steps: Any) -> None:
+def write_point(folder: Path, record: RunRecord, steps: Any, trees: Any = None) -> None:
     """Write one point. `run.json` comes last, so a folder that has one is complete.
 
-    `steps` is a pandas or Arrow table with STEP_COLUMNS, or None, which leaves no steps file.
+    `steps` and `trees` are pandas or Arrow tables with STEP_COLUMNS and TREE_COLUMNS, or None, which leaves no file.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    if steps is None:
-        (folder / STEPS_FILE).unlink(missing_ok=True)
-    else:
-        from runners.steps import encode_steps  # a point without steps, and one already measured, need no such library
+    for name, rows, columns in ((STEPS_FILE, steps, STEP_COLUMNS), (TREES_FILE, trees, TREE_COLUMNS)):
+        if rows is None:
+            (folder / name).unlink(missing_ok=True)
+        else:
+            from runners.steps import encode  # a point without steps, and one already measured, need no such library
 
-        write_bytes(folder / STEPS_FILE, encode_steps(steps, record.config_hash))
+            write_bytes(folder / name, encode(rows, columns, record.config_hash))
     text = json.dumps(_plain(record.to_dict()), indent=1, ensure_ascii=False, allow_nan=False)
     write_bytes(folder / RUN_FILE, (text + "\n").encode(errors="replace"))
 
@@ -120,15 +122,18 @@ def _safe(part: Any) -> str:
 # ----------------------------------------------------------------------------------------------------------- reading
 
 
-def read_runs(sweep_dir: Path) -> tuple[list[StoredRun], list[str]]:
-    """Records of all points in the order of their folders' names, and one line for each that cannot be read."""
+def read_runs(sweep_dir: Path, any_version: bool = False) -> tuple[list[StoredRun], list[str]]:
+    """Records of all points in the order of their folders' names, and one line for each that cannot be read.
+
+    With `any_version` a record of another schema version is read too, if it has the fields needed here.
+    """
     if not sweep_dir.is_dir():
         return [], [f"{sweep_dir}: no such folder"]
     runs, problems = [], []
     for folder in _folders(sweep_dir):
         if (folder / RUN_FILE).exists():
             try:
-                runs.append(StoredRun(folder, _read_record(folder / RUN_FILE)))
+                runs.append(StoredRun(folder, _read_record(folder / RUN_FILE, any_version)))
             except (OSError, ValueError) as error:
                 problems.append(f"{folder.name}/{RUN_FILE}: {' '.join(str(error).split())}")
         elif (folder / STEPS_FILE).exists():
@@ -169,14 +174,14 @@ def read_point(folder: Path) -> RunRecord | None:
         return None
 
 
-def _read_record(path: Path) -> RunRecord:
+def _read_record(path: Path, any_version: bool = False) -> RunRecord:
     """ValueError says in one line what is wrong."""
     try:
         values = json.loads(path.read_bytes())
     except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
         raise ValueError(f"not readable as JSON, perhaps truncated ({error})") from error
     version = values.get("schema_version") if isinstance(values, dict) else None
-    if version != SCHEMA_VERSION:
+    if version != SCHEMA_VERSION and not (any_version and isinstance(version, int)):
         kind = OtherVersion if isinstance(version, int) else ValueError
         raise kind(f"schema version {version!r}, this code reads {SCHEMA_VERSION}")
     try:

@@ -65,7 +65,7 @@ def summarize(record: RunRecord, point: Point, pairs: Sequence[Pair], stages: di
         record.prompts += _prompt_records(point, pair)
         record.units.append(_unit(pair, list(range(first, len(record.prompts)))))
     speedups, rates, lengths = (
-        speedup_summary(record.units),
+        speedup_summary(record.units, record.prompts),
         token_rates(record.units),
         acceptance_length(record.prompts),
     )
@@ -77,7 +77,7 @@ def summarize(record: RunRecord, point: Point, pairs: Sequence[Pair], stages: di
     record.steps = sum(prompt.steps for prompt in record.prompts)
     record.speedup, record.speedup_low, record.speedup_high = speedups.speedup, speedups.low, speedups.high
     record.speedup_median_of_pairs, record.speedup_of_totals = speedups.median_of_pairs, speedups.of_totals
-    record.spec_bench_speedup = speedups.spec_bench
+    record.spec_bench_speedup, record.spec_bench_speedup_encoded = speedups.spec_bench, speedups.spec_bench_encoded
     record.acceptance_length, record.acceptance_length_macro = lengths.micro, lengths.macro
     record.tokens_per_second, record.baseline_tokens_per_second = rates.method, rates.baseline
     record.prefill_seconds = sum(sum(unit.prefill_seconds) for unit in record.units)
@@ -113,12 +113,21 @@ def _prompt_records(point: Point, pair: Pair) -> list[PromptRecord]:
             steps=sum(emitted[row] > 0 for emitted in method.emitted),
             identical=tokens == expected,
             first_divergence=first_divergence(tokens, expected),
-            text=str(point.loaded.tokenizer.decode(tokens, skip_special_tokens=True)),
+            **_texts(point.loaded.tokenizer, tokens, expected),
         )
         for row, ((question, turn), request, tokens, expected) in enumerate(
             zip(pair.prompts, pair.requests, method.tokens, baseline.tokens, strict=True)
         )
     ]
+
+
+def _texts(tokenizer: Any, tokens: list[int], expected: list[int]) -> dict[str, Any]:
+    text, baseline = (str(tokenizer.decode(ids, skip_special_tokens=True)) for ids in (tokens, expected))
+    return {
+        "text": text,
+        "baseline_text": None if tokens == expected else baseline,
+        "baseline_encoded_tokens": len(tokenizer(baseline).input_ids),
+    }
 
 
 def first_divergence(tokens: Sequence[int], expected: Sequence[int]) -> int | None:

@@ -25,6 +25,7 @@ from tests.test_loading import tiny_tokenizer
 
 QUESTIONS = [Question(str(i), "tiny", ["hello", "lo"]) for i in range(4)]
 CONFIG: dict[str, Any] = {"seed": 3, "repeats": 4, "batch_size": 1, "stage_prompts": 2, "task": {"system": None}}
+CONFIG["tree_prompts"] = 1
 
 
 def make_point() -> Point:

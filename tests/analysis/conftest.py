@@ -47,9 +47,9 @@ def sweep_dir(tmp_path) -> Path:
 def add(sweep_dir) -> Callable[..., RunRecord]:
     """Add a point that differs from RECORD in the given fields; its folder is `name`, or says what the point is."""
 
-    def add_point(name: str = "", **choices) -> RunRecord:
+    def add_point(name: str = "", steps=None, trees=None, **choices) -> RunRecord:
         record = replace(RECORD, **choices)
-        write_point(sweep_dir / (name or f"{record.algorithm}-{record.drafter}-{record.task}"), record, None)
+        write_point(sweep_dir / (name or f"{record.algorithm}-{record.drafter}-{record.task}"), record, steps, trees)
         return record
 
     return add_point

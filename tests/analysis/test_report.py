@@ -1,5 +1,6 @@
 """The report command: what it prints and writes, and what it says when there is little or nothing to report."""
 
+import shutil
 import subprocess
 import sys
 from dataclasses import asdict
@@ -13,12 +14,14 @@ CSV_COLUMNS = """schema_version status reason algorithm drafter target task devi
 basis num_prompts new_tokens steps speedup speedup_low speedup_high acceptance_length tokens_per_second
 baseline_tokens_per_second identical_rate config_hash git_commit"""
 
+TABLES = ["index.html", *(f"main_table.{form}" for form in ("csv", "html", "md", "tex")), "metrics.csv", "plots.txt"]
+
 
 @pytest.fixture
 def stub_plots(monkeypatch):
     """Most tests are about text; drawing takes most of a report's time."""
-    monkeypatch.setattr("analysis.report.draw", lambda *_: None)
-    monkeypatch.setattr("analysis.report.encode", lambda *_: b"a plot")
+    monkeypatch.setattr("analysis.figures.draw", lambda *_: None)
+    monkeypatch.setattr("analysis.report.encode", lambda *_: b"<svg>a plot</svg>")
 
 
 def written(folder) -> list[str]:
@@ -43,8 +46,8 @@ def test_terminal_table(small_sweep, stub_plots, capsys):
 
 def test_files(small_sweep):
     main([str(small_sweep)])
-    plots = [f"{name}.{form}" for name in ("acceptance_length", "speedup") for form in ("png", "svg")]
-    assert written(small_sweep) == sorted([*plots, "main_table.csv", "main_table.md", "main_table.tex"])
+    plots = [f"{name}.{form}" for name in ("acceptance_length", "speedup") for form in ("pdf", "png", "svg")]
+    assert written(small_sweep) == sorted([*plots, *TABLES])
     assert (small_sweep / "report/speedup.png").read_bytes().startswith(b"\x89PNG")
 
 
@@ -83,7 +86,7 @@ def test_a_changed_record_changes_the_report_and_nothing_else(sweep_dir, add, ca
     changed = [" ".join(line.split()[:4]) for line in new_lines if line not in lines]
     assert changed == ["eagle2 (layer_skip) humaneval 1.85x"]
     same = {name for name in files if files[name] == new_files[name]}
-    assert same == {"acceptance_length.png", "acceptance_length.svg"}
+    assert same == {"plots.txt", *(f"acceptance_length.{form}" for form in ("pdf", "png", "svg"))}
 
 
 def test_failed_skipped_and_unreadable_points_are_listed(small_sweep, stub_plots, add, capsys):
@@ -105,7 +108,7 @@ def test_measured_projected_and_settings_never_share_a_table_or_an_axis(small_sw
     add(name="p", basis="projected", speedup=7.75)
     add(name="b", batch_size=8, speedup=6.25)
     add(name="m", speedup=5.5, environment={"device_name": "Other CPU"})
-    main([str(small_sweep)])
+    main([str(small_sweep), "--plots", "99"])
     tables = (small_sweep / "report/main_table.md").read_text().split("\n## ")[1:]
     assert [table.splitlines()[0] for table in tables] == [
         "measured, smollm2, cpu, float32, batch 1, temperature 0",
@@ -118,7 +121,7 @@ def test_measured_projected_and_settings_never_share_a_table_or_an_axis(small_sw
     ]
     assert (small_sweep / "report/main_table.tex").read_text().count(r"\begin{tabular}") == 4
     plots = [name for name in written(small_sweep) if name.endswith(".svg")]
-    assert len(plots) == 8
+    assert len(plots) == 10, "speedup by batch and Pareto join two batch sizes of one basis and machine"
     assert "speedup-4-projected-smollm2-cpu-float32-b1-t0.svg" in plots
     assert "not wall clock" in capsys.readouterr().out
 
@@ -130,6 +133,35 @@ def test_plots_of_an_earlier_report_go(small_sweep, stub_plots, add):
     main([str(small_sweep)])
     assert "speedup.svg" not in written(small_sweep)
     assert "notes.txt" in written(small_sweep)
+
+
+def test_only_the_first_plots_are_drawn_and_the_page_says_so(small_sweep, stub_plots):
+    main([str(small_sweep), "--plots", "1"])
+    assert [name for name in written(small_sweep) if name.endswith(".svg")] == ["speedup.svg"]
+    assert "Only the first 1 plots are drawn" in (small_sweep / "report/index.html").read_text()
+    main([str(small_sweep), "--plots", "0"])
+    assert [name for name in written(small_sweep) if name.endswith(".svg")] == []
+
+
+def test_several_sweeps_need_an_output_and_become_one_report(small_sweep, stub_plots, add, tmp_path, capsys):
+    other = tmp_path / "theirs"
+    shutil.copytree(small_sweep / "eagle2-layer_skip-chat", other / "eagle2-layer_skip-chat")
+    assert main([str(small_sweep), str(other)]) == 2
+    assert "--output" in one_line(capsys.readouterr().err)
+    assert main([str(small_sweep), str(other), "--output", str(tmp_path / "both")]) == 0
+    html = (tmp_path / "both/index.html").read_text()
+    assert "first_sweep + theirs" in html
+    assert '"link": "../theirs/eagle2-layer_skip-chat/run.json"' in html
+    assert not (small_sweep / "report").exists()
+
+
+def test_a_point_without_a_baseline_has_no_speedup_and_a_warning(sweep_dir, stub_plots, add, capsys):
+    add(speedup=None, speedup_low=None, speedup_high=None, baseline_tokens_per_second=None)
+    assert main([str(sweep_dir)]) == 0
+    out = capsys.readouterr().out
+    assert "WARNING: eagle2 (layer_skip) on humaneval: no speedup" in out
+    assert "decode tokens/s: unknown" in " ".join(out.split())
+    assert "no speedup" in (sweep_dir / "report/index.html").read_text()
 
 
 @pytest.mark.parametrize(
@@ -184,7 +216,8 @@ def test_a_sweep_without_success_keeps_its_reasons(sweep_dir, add, capsys):
     out = capsys.readouterr()
     assert "no point has a figure (1 failed, 1 skipped, 1 unreadable)" in one_line(out.err)
     assert "failed  a: out of memory" in out.out
-    assert written(sweep_dir) == ["main_table.csv", "main_table.md", "main_table.tex"]
+    assert written(sweep_dir) == TABLES
+    assert "out of memory" in (sweep_dir / "report/index.html").read_text()
     assert "out of memory" in (sweep_dir / "report/main_table.csv").read_text()
 
 

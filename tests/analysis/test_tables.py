@@ -3,11 +3,13 @@
 import re
 import shutil
 import subprocess
+from collections import Counter
 
 import pytest
 
 from analysis.load import by_setting, load_sweep
-from analysis.tables import latex, markdown, paper_cells, paper_figures
+from analysis.tables import html, latex, markdown, paper_cells, paper_figures
+from runners.records import PromptRecord, Unit
 
 NEEDS_LATEX = pytest.mark.skipif(shutil.which("pdflatex") is None, reason="no pdflatex")
 
@@ -85,8 +87,11 @@ def test_seeds_and_repetitions_are_told_apart(sweep_dir, add):
 
 def test_many_options_are_called_by_the_hash(sweep_dir, add):
     for number in range(2):
-        add(name=f"p{number}", config={f"option{i}": number for i in range(9)}, config_hash=f"{number}" * 64)
-    assert methods(sweep_dir) == ["eagle2 (layer_skip) #00000000", "eagle2 (layer_skip) #11111111"]
+        add(name=f"p{number}", config={f"option{i}": number for i in range(9)})
+        add(name=f"q{number}", config={f"option{i}": number for i in range(9)}, task="chat")
+    names = methods(sweep_dir)
+    assert all(re.fullmatch(r"eagle2 \(layer_skip\) #[0-9a-f]{8}", name) for name in names)
+    assert sorted(Counter(names).values()) == [2, 2], "the same options have the same name on every task"
 
 
 def test_markdown_footer_carries_provenance(small_sweep, add):
@@ -112,16 +117,39 @@ def test_latex_structure(small_sweep, add):
     assert r"50\%\_of \{x\} \& y\textasciitilde{}z\textasciicircum{}2 \textbackslash{} \$\#" in text
 
 
+def compiles(tables: str, packages: str, folder) -> None:
+    """Raises if pdflatex does not take the tables, or if they are wider than the page allows."""
+    (folder / "table.tex").write_text(tables)
+    (folder / "paper.tex").write_text(
+        rf"\documentclass[twocolumn]{{article}}\usepackage{{{packages}}}\begin{{document}}\input{{table}}\end{{document}}"
+    )
+    command = ["pdflatex", "-interaction=nonstopmode", "-halt-on-error", "paper.tex"]
+    result = subprocess.run(command, cwd=folder, capture_output=True, text=True)
+    assert result.returncode == 0, result.stdout[-2000:]
+    assert "graphicx" not in packages or "Overfull" not in result.stdout
+
+
 @NEEDS_LATEX
 @pytest.mark.parametrize("packages", ["booktabs", "booktabs,graphicx"])
 def test_latex_compiles(small_sweep, add, tmp_path, packages):
     add(task="50%_of {x} & y~z^2 \\ $#", algorithm="a_b", lossless=False)
     add(name="p", basis="projected", algorithm="<c|d>")
-    (tmp_path / "table.tex").write_text(latex(load_sweep(small_sweep)))
-    (tmp_path / "paper.tex").write_text(
-        rf"\documentclass[twocolumn]{{article}}\usepackage{{{packages}}}\begin{{document}}\input{{table}}\end{{document}}"
-    )
-    command = ["pdflatex", "-interaction=nonstopmode", "-halt-on-error", "paper.tex"]
-    result = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
-    assert result.returncode == 0, result.stdout[-2000:]
-    assert "graphicx" not in packages or "Overfull" not in result.stdout
+    compiles(latex(load_sweep(small_sweep)), packages, tmp_path)
+
+
+def test_what_is_slower_than_the_best_beyond_doubt_is_marked(sweep_dir, add):
+    for name, seconds, noise in (("best", 1.0, 0.0), ("near", 1.01, 0.3), ("slow", 1.5, 0.0)):
+        units = [Unit([i], 9, 9, 5, [seconds * (1 + noise * (-1) ** i)], [2.0], [], []) for i in range(8)]
+        prompts = [PromptRecord(f"q{i}", "", 0, 9, 9, 5, True, None) for i in range(8)]
+        add(algorithm=name, speedup=2.0 / seconds, units=units, prompts=prompts)
+    cells = paper_cells(only_setting(sweep_dir), bold=lambda text: f"<{text}>")
+    assert list(cells["humaneval", "speedup"]) == ["<2.00x>", "1.98x", "1.33x*"]
+    assert "slower than the best of its column" in markdown(load_sweep(sweep_dir))
+
+
+def test_html_is_the_papers_table(small_sweep, add):
+    add(name="p", algorithm="<script>", speedup=0.5)
+    text = html(load_sweep(small_sweep))
+    assert "<b>3.50x</b>" in text
+    assert "<script>" not in text
+    assert "commit fedcba9876" in text
