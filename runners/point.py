@@ -1,5 +1,6 @@
 """Builds the parts of one benchmark point from its config."""
 
+import importlib
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
@@ -11,8 +12,10 @@ from algorithms.registry import ALGORITHMS, create, needs_drafter
 from backend.acceptance import AcceptanceRule, check_compatible, create_rule, default_rule
 from backend.drafters.registry import DRAFTERS, create_drafter
 from backend.errors import TreebenchError
+from backend.graphs import Graphs, capture_on_gpu
 from backend.loading import DTYPES, LoadedModel, check_target, load_target
 from backend.model import TreeModel
+from backend.ops.select import CHOICES, create_ops
 from backend.registry import suggestion
 from backend.sampling import Sampler
 from backend.timing import Stopwatch
@@ -82,6 +85,16 @@ def check_settings(config: Mapping[str, Any]) -> None:
         raise TreebenchError(f"dtype {config['dtype']!r} is not supported: choose one of {', '.join(DTYPES)}")
     if not isinstance(config["force"], bool):
         raise TreebenchError(f"force is {config['force']!r}; it must be true or false")
+    check_backend(config["backend"], config["device"].get("torch_device"))
+
+
+def check_backend(backend: Mapping[str, Any], device: str) -> None:
+    if backend["ops"] not in CHOICES:
+        raise TreebenchError(f"backend.ops is {backend['ops']!r}; choose one of {', '.join(CHOICES)}")
+    if not isinstance(backend["graphs"], bool):
+        raise TreebenchError(f"backend.graphs is {backend['graphs']!r}; it must be true or false")
+    if backend["graphs"] and (device != "cuda" or backend["ops"] == "torch"):
+        raise TreebenchError("backend.graphs=true needs device=cuda and backend.ops=triton, or auto")
 
 
 def build(config: Mapping[str, Any]) -> Point:
@@ -89,16 +102,19 @@ def build(config: Mapping[str, Any]) -> Point:
     if config["device"]["threads"]:
         torch.set_num_threads(config["device"]["threads"])
     loaded = load_target(config["target"], config["dtype"], config["device"]["torch_device"])
-    target = TreeModel(loaded.model)
+    ops = create_ops(config["backend"]["ops"], loaded.model.device)
+    target = TreeModel(loaded.model, ops=ops)
+    use_graphs(config, target)
     drafter = None
     if needs_drafter(config["algorithm"]["name"]):
         kind, options = _split("drafter", config["drafter"], "kind", "name")
         drafter = create_drafter(kind, target, loaded, options)
+        use_graphs(config, drafter)
     algorithm = create_algorithm(config, drafter)
     sampler = Sampler(config["temperature"], config["top_k"], config["top_p"])
-    rule = rule_for(config, algorithm.proposal)
+    rule = replace(rule_for(config, algorithm.proposal), ops=ops)
     plain = create("autoregressive", None, {})
-    plain_rule = create_rule(default_rule(Proposal.DETERMINISTIC, config["temperature"]))
+    plain_rule = replace(create_rule(default_rule(Proposal.DETERMINISTIC, config["temperature"])), ops=ops)
     limits = Limits(
         config["max_new_tokens"] or config["task"]["max_new_tokens"],
         loaded.eos_token_ids,
@@ -110,6 +126,13 @@ def build(config: Mapping[str, Any]) -> Point:
         method=Decoder(target, algorithm, drafter, rule, sampler, config["seed"]),
         limits=limits,
     )
+
+
+def use_graphs(config: Mapping[str, Any], model: object) -> None:
+    """Replay the forwards of a tree model as CUDA graphs, where the configuration asks for it."""
+    if config["backend"]["graphs"] and isinstance(model, TreeModel):
+        words = importlib.import_module("backend.ops.triton_bitmask").layout_words
+        model.graphs = Graphs(words, capture_on_gpu)
 
 
 def create_algorithm(config: Mapping[str, Any], drafter: Drafter | None) -> TreeAlgorithm:

@@ -25,7 +25,7 @@ class LayerSkip(DraftModel):
     """
 
     def __init__(self, name: str, target: TreeModel, skip: Sequence[int]) -> None:
-        super().__init__(name, without_layers(target.model, skip), target.vocab_size, target.shapes)
+        super().__init__(name, without_layers(target.model, skip), target.vocab_size, target.shapes, target.ops)
         self.target = target
 
     def _cache(self) -> KVCache:
