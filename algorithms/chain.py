@@ -11,10 +11,19 @@ from backend.tree import Draft, TokenTree
 class Chain(TreeAlgorithm):
     """Each token follows the last, the likeliest or one drawn from the drafter's law; it ends where none is offered."""
 
-    def __init__(self, drafter: Drafter, *, depth: int, children: str, draft_temperature: float) -> None:
+    def __init__(
+        self,
+        drafter: Drafter,
+        *,
+        depth: int,
+        children: str,
+        draft_temperature: float,
+        draft_top_k: int | None,
+        draft_top_p: float | None,
+    ) -> None:
         self.drafter = drafter
         self.depth = depth
-        self.children = Children.named(children, draft_temperature)
+        self.children = Children.named(children, draft_temperature, draft_top_k, draft_top_p)
         self.proposal = self.children.proposal
 
     def grow(self, tree: TokenTree, random: RandomStream) -> Draft:

@@ -2,6 +2,8 @@
 
 from collections.abc import Sequence
 
+import numpy as np
+import torch
 from jaxtyping import Int
 from torch import Tensor
 
@@ -17,7 +19,7 @@ class DynamicDepth(Eagle2):
     """Drafting stops when the path probabilities of the frontier sum to less than `threshold`.
 
     The sum estimates the chance that the next level is needed (the paper compares its logarithm). It is looked at only
-    after the growth passes `checks`, because each look waits for the device.
+    after the growth passes `checks`: in the paper's code each look waits for the device.
     """
 
     def __init__(
@@ -40,6 +42,5 @@ class DynamicDepth(Eagle2):
     def go_on(self, growth: Growth, frontier: Int[Tensor, "batch frontier"], passes: int) -> Tensor:
         if passes not in self.checks:
             return frontier
-        probs = growth.tree.path_log_probs.gather(1, frontier.clamp(min=0)).exp()
-        confidence = probs.masked_fill(frontier == NO_NODE, 0).sum(1, keepdim=True)
-        return frontier.masked_fill(confidence < self.threshold, NO_NODE)
+        confidence = np.exp(growth.reached(frontier)).sum(1)
+        return frontier.masked_fill(torch.from_numpy(confidence < self.threshold)[:, None], NO_NODE)

@@ -2,14 +2,15 @@
 
 import heapq
 
+import numpy as np
 import torch
-from jaxtyping import Int
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from algorithms.base import Drafter, TreeAlgorithm
-from algorithms.growth import Children, Growth, Offspring, best_places, compact
+from algorithms.growth import Children, Growth, Offspring, compact
 from algorithms.registry import register
-from algorithms.slots import best_nodes, first_slot_values, pick, slot_values
+from algorithms.slots import best_nodes, fill_best, first_slot_values, slot_values
 from backend.errors import TreebenchError
 from backend.random import RandomStream
 from backend.tree import NO_NODE, Draft, TokenTree
@@ -36,6 +37,8 @@ class DySpec(TreeAlgorithm):
         budget: int,
         children: str,
         draft_temperature: float,
+        draft_top_k: int | None,
+        draft_top_p: float | None,
         build: str,
         threshold: float | None,
     ) -> None:
@@ -47,7 +50,7 @@ class DySpec(TreeAlgorithm):
             raise TreebenchError("dyspec.threshold belongs to build=threshold")
         self.drafter = drafter
         self.budget = budget
-        self.children = Children.named(children, draft_temperature)
+        self.children = Children.named(children, draft_temperature, draft_top_k, draft_top_p)
         self.proposal = self.children.proposal
         self.build = build
         self.threshold = (threshold or 1 / budget) if build == "threshold" else 0.0
@@ -57,30 +60,24 @@ class DySpec(TreeAlgorithm):
         return growth.draft(self._algorithm1(growth) if self.build == "algorithm1" else self._layerwise(growth))
 
     def _layerwise(self, growth: Growth) -> Int[Tensor, "batch kept"]:
-        frontier, values = growth.root, torch.ones_like(growth.tree.log_probs)
+        frontier, values = growth.root, _of_root(growth)
+        floor = values * np.nextafter(np.float32(self.threshold), np.float32(0))  # what a slot must exceed
         while frontier.shape[1]:
             offspring = growth.propose(frontier, self.budget)
             slots = slot_values(growth, frontier, offspring, values)
-            slots = slots.masked_fill(slots < self.threshold, 0)
-            best = best_places(slots.flatten(1), self.budget).sort(1).values  # siblings stay in draw order
-            new = growth.add(*pick(frontier, offspring, slots, best))
-            values = torch.cat([values, slots.flatten(1).gather(1, best).masked_fill(new == NO_NODE, 0)], 1)
-            frontier = self._worth_expanding(growth, new, values)
+            new, filled = fill_best(growth, frontier, offspring, slots, floor, self.budget)
+            values = np.concatenate([values, filled], 1)
+            if values.shape[1] > self.budget:  # what is not better than the `budget` best so far stays out
+                floor = np.maximum(floor, np.partition(values[:, 1:], -self.budget, axis=1)[:, -self.budget, None])
+            expandable = first_slot_values(growth, new, filled) > floor
+            frontier = compact(torch.from_numpy(np.where(expandable, new.numpy(), NO_NODE)))
         return best_nodes(values, self.budget)
-
-    def _worth_expanding(self, growth: Growth, new: Tensor, values: Tensor) -> Int[Tensor, "batch frontier"]:
-        """New nodes whose first slot can still enter the tree."""
-        first_slot = first_slot_values(growth, values).gather(1, new.clamp(min=0))
-        known = values[:, 1:].sort(1, descending=True).values
-        cut = known[:, self.budget - 1 : self.budget] if known.shape[1] >= self.budget else 0
-        hopeless = (first_slot <= cut) | (first_slot < self.threshold)
-        return compact(new.masked_fill(hopeless | (new == NO_NODE), NO_NODE))
 
     def _algorithm1(self, growth: Growth) -> Int[Tensor, "batch kept"]:
         """The paper's loop: pop the best slot, draw its token, push its child's slots; siblings wait in the heap."""
         heaps = [[] for _ in growth.root]
         orders = [[()] for _ in heaps]  # draw order along the path of each node; ties pop ancestors and elders first
-        node, values = growth.root, torch.ones_like(growth.tree.log_probs)
+        node, values = growth.root, _of_root(growth)
         for _ in range(self.budget):
             offspring = growth.propose(node, self.budget)
             slots = slot_values(growth, node, offspring, values)
@@ -92,17 +89,20 @@ class DySpec(TreeAlgorithm):
                         token, log_prob = offspring.tokens[b, 0, j].item(), offspring.log_probs[b, 0, j].item()
                         heapq.heappush(heap, (-value, len(path), path, parent, token, log_prob))
             node, popped = _pop_each(growth, heaps, orders)
-            values = torch.cat([values, values.new_tensor(popped)[:, None]], 1)
+            values = np.concatenate([values, popped], 1)
         return growth.nodes
 
 
-def _pop_each(growth: Growth, heaps: list, orders: list) -> tuple[Tensor, list[float]]:
+def _of_root(growth: Growth) -> Float[np.ndarray, "batch 1"]:
+    return np.ones(growth.builder.rows.shape, np.float32)
+
+
+def _pop_each(growth: Growth, heaps: list, orders: list) -> tuple[Tensor, Float[np.ndarray, "batch 1"]]:
     """Add the best slot of every row to its tree; returns the new node per row and the slots' values."""
     nothing = (0.0, 0, (), NO_NODE, 0, -torch.inf)
     best = [heapq.heappop(heap) if heap else nothing for heap in heaps]
     for order, slot in zip(orders, best, strict=True):
         order.append(slot[2])
-    device = growth.tree.tokens.device
-    parents, tokens = (torch.tensor([slot[i] for slot in best], device=device)[:, None] for i in (3, 4))
-    log_probs = torch.tensor([slot[5] for slot in best], device=device)[:, None]
-    return growth.add(parents, Offspring(tokens[:, :, None], log_probs[:, :, None])), [-slot[0] for slot in best]
+    values, _, _, parents, tokens, log_probs = ([[part] for part in parts] for parts in zip(*best, strict=True))
+    children = Offspring(torch.tensor(tokens)[:, :, None], torch.tensor(log_probs)[:, :, None])
+    return growth.add(torch.tensor(parents), children), -np.array(values, np.float32)

@@ -14,10 +14,19 @@ from backend.tree import Draft, TokenTree
 class FixedTree(TreeAlgorithm):
     """Its size never depends on the context; widths (3, 2, 1) give 3 + 6 + 6 nodes below the root."""
 
-    def __init__(self, drafter: Drafter, *, widths: Sequence[int], children: str, draft_temperature: float) -> None:
+    def __init__(
+        self,
+        drafter: Drafter,
+        *,
+        widths: Sequence[int],
+        children: str,
+        draft_temperature: float,
+        draft_top_k: int | None,
+        draft_top_p: float | None,
+    ) -> None:
         self.drafter = drafter
         self.widths = list(widths)
-        self.children = Children.named(children, draft_temperature)
+        self.children = Children.named(children, draft_temperature, draft_top_k, draft_top_p)
         self.proposal = self.children.proposal
 
     def grow(self, tree: TokenTree, random: RandomStream) -> Draft:

@@ -1,7 +1,9 @@
 """Steps that tree algorithms share: making children, keeping the likeliest nodes, handing over the draft."""
 
-from typing import NamedTuple
+from functools import cached_property
+from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
@@ -10,31 +12,35 @@ from algorithms.base import Drafter
 from backend.errors import TreebenchError
 from backend.random import RandomStream
 from backend.sampling import Sampler
-from backend.tree import NO_NODE, Draft, Proposal, TokenTree
+from backend.top_k import top_k
+from backend.tree import NO_NODE, Draft, Proposal, TokenTree, TreeBuilder, on_host
 
 CHILDREN = {
     "top_k": Proposal.DETERMINISTIC,
     "iid": Proposal.IID,
     "without_replacement": Proposal.WITHOUT_REPLACEMENT,
 }
+WHOLE_LAW: dict[str, Any] = {"draft_temperature": 1.0, "draft_top_k": None, "draft_top_p": None}
 
 
 class Children(NamedTuple):
     """How the children of a node come about: its likeliest tokens, or draws from its law.
 
-    Draws are taken at the draft temperature; likeliest tokens are scored at temperature 1.
+    Draws are taken at the draft temperature, top-k and top-p; likeliest tokens are scored at temperature 1.
     """
 
     proposal: Proposal
     sampler: Sampler
 
     @classmethod
-    def named(cls, name: str, draft_temperature: float) -> "Children":
+    def named(
+        cls, name: str, draft_temperature: float, draft_top_k: int | None = None, draft_top_p: float | None = None
+    ) -> "Children":
         if name not in CHILDREN:
             raise TreebenchError(f"children must be one of {', '.join(CHILDREN)}, not {name!r}")
         if CHILDREN[name] is not Proposal.DETERMINISTIC and draft_temperature <= 0:
             raise TreebenchError(f"children={name} draws tokens and needs a draft_temperature above 0")
-        return cls(CHILDREN[name], Sampler(draft_temperature))
+        return cls(CHILDREN[name], Sampler(draft_temperature, draft_top_k, draft_top_p))
 
 
 class Offspring(NamedTuple):
@@ -45,113 +51,129 @@ class Offspring(NamedTuple):
 
 
 class Growth:
-    """A tree in the making: asks the drafter, adds children, remembers the laws that they were drawn from."""
+    """A tree in the making: asks the drafter, adds children, remembers the laws that they were drawn from.
+
+    Topology lives on the host: `nodes` here and in the steps below are tensors of the CPU, whatever the device.
+    """
 
     def __init__(self, tree: TokenTree, drafter: Drafter, children: Children, random: RandomStream) -> None:
-        self.tree = tree
+        self.builder = TreeBuilder(tree)
         self.drafter = drafter
         self.children = children
-        self.random = random.of("draft")
+        self._random = random
         self.law_nodes: list[Int[Tensor, "batch frontier"]] = []
         self.laws: list[Float[Tensor, "batch frontier vocab"]] = []
 
     @property
+    def tree(self) -> TokenTree:
+        """All nodes so far, on the drafter's device."""
+        return self.builder.tree
+
+    @property
     def root(self) -> Int[Tensor, "batch 1"]:
-        return torch.zeros_like(self.tree.tokens[:, :1])
+        return torch.from_numpy(np.zeros_like(self.builder.rows))
 
     @property
     def nodes(self) -> Int[Tensor, "batch node"]:
         """All nodes so far, `NO_NODE` where a row has none."""
-        every = torch.arange(self.tree.num_nodes, device=self.tree.tokens.device).expand_as(self.tree.tokens)
-        return every.masked_fill(~self.tree.exists, NO_NODE)
+        return torch.from_numpy(np.where(self.builder.exists, np.arange(self.builder.num_nodes), NO_NODE))
+
+    @cached_property
+    def random(self) -> RandomStream:
+        return self._random.of("draft")
 
     def propose(self, nodes: Int[Tensor, "batch frontier"], width: int) -> Offspring:
         """Ask the drafter once about all the nodes; `width` candidate children each."""
-        log_probs = self.drafter.expand(self.tree, nodes)
-        width = min(width, log_probs.shape[2])
+        log_probs = self.drafter.expand(self.tree, nodes.to(self.builder.device))
+        return self._choose(nodes, log_probs, min(width, log_probs.shape[2]))
+
+    def _choose(self, nodes: Tensor, log_probs: Float[Tensor, "batch frontier vocab"], width: int) -> Offspring:
         if self.children.proposal is Proposal.DETERMINISTIC:
-            top = log_probs.topk(width, dim=2)
-            return Offspring(top.indices, top.values)
+            values, tokens = top_k(log_probs, width)
+            return Offspring(tokens.cpu(), values.cpu())
         laws = self.children.sampler.probs(log_probs)
         self.law_nodes.append(nodes)
         self.laws.append(laws)
         iid = self.children.proposal is Proposal.IID
         draw = self.random.draw_iid if iid else self.random.draw_without_replacement
-        tokens = draw(laws, width, self._ranks(nodes))
+        tokens = draw(laws, width, self._ranks(nodes).to(laws.device))
         drawn = laws.gather(2, tokens.clamp(min=0)).log()
-        return Offspring(tokens.clamp(min=0), drawn.masked_fill(tokens < 0, -torch.inf))
+        return Offspring(tokens.clamp(min=0).cpu(), drawn.masked_fill(tokens < 0, -torch.inf).cpu())
 
     def _ranks(self, nodes: Int[Tensor, "batch frontier"]) -> Int[Tensor, "batch frontier"]:
         """A node's number among its own row's nodes: it counts draws, which must not depend on the other rows."""
-        return (self.tree.exists.cumsum(1) - 1).gather(1, nodes.clamp(min=0))
+        ranks = self.builder.exists.cumsum(1) - 1
+        return torch.from_numpy(ranks[self.builder.rows, nodes.numpy().clip(min=0)])
 
     def add(self, nodes: Int[Tensor, "batch frontier"], offspring: Offspring) -> Int[Tensor, "batch new"]:
         """Make the candidates nodes; returns them, `NO_NODE` where there was none."""
-        tokens, log_probs = offspring.tokens, offspring.log_probs
-        exists = ((nodes != NO_NODE)[:, :, None] & (log_probs != -torch.inf)).flatten(1)
-        parents = nodes[:, :, None].expand_as(tokens).flatten(1).masked_fill(~exists, NO_NODE)
-        first = self.tree.num_nodes
-        self.tree = self.tree.add(parents, tokens.flatten(1), log_probs.flatten(1))
-        new = torch.arange(first, self.tree.num_nodes, device=parents.device).expand_as(parents)
-        return new.masked_fill(~exists, NO_NODE)
+        tokens, log_probs, of = on_host(offspring.tokens), on_host(offspring.log_probs), nodes.numpy()[:, :, None]
+        parents = np.where(log_probs == -np.inf, NO_NODE, of).reshape(len(of), -1)
+        shape = parents.shape
+        return torch.from_numpy(self.builder.add(parents, tokens.reshape(shape), log_probs.reshape(shape)))
 
     def expand(self, nodes: Int[Tensor, "batch frontier"], width: int) -> Int[Tensor, "batch new"]:
         """`propose` and `add` in one; nothing to expand gives nothing."""
         nodes = compact(nodes)
         return self.add(nodes, self.propose(nodes, width)) if nodes.shape[1] else nodes
 
+    def reached(self, nodes: Int[Tensor, "batch node"]) -> Float[np.ndarray, "batch node"]:
+        """Path log-probabilities of some nodes; -inf where there is none."""
+        return self.builder.path_log_probs[self.builder.rows, nodes.numpy()]
+
     def likeliest(self, among: Int[Tensor, "batch node"], count: int) -> Int[Tensor, "batch kept"]:
-        """The nodes with the highest path probability, ascending. Ties go to the earlier node, so that parents stay."""
-        path = self.tree.path_log_probs.gather(1, among.clamp(min=0)).masked_fill(among == NO_NODE, -torch.inf)
-        return ascending(among.gather(1, best_places(path, count)))
+        """The nodes with the highest path probability, in the order of `among`; ties go to the earlier of them."""
+        best = best_places(self.reached(among), count)
+        return torch.from_numpy(among.numpy()[self.builder.rows, best])
 
     def draft(self, nodes: Int[Tensor, "batch node"] | None = None) -> Draft:
         """Hand over the chosen nodes, all of them by default."""
         nodes = compact(self.nodes if nodes is None else nodes)
-        return Draft(self.tree, nodes, self.children.proposal, self._laws_of(nodes))
+        device, proposal = self.builder.device, self.children.proposal
+        if proposal is Proposal.DETERMINISTIC:
+            return Draft(self.tree, nodes.to(device), proposal)
+        laws = self.laws[0] if len(self.laws) == 1 else torch.cat(self.laws, 1)
+        return Draft(self.tree, nodes.to(device), proposal, laws, self._law_places(nodes).to(device))
 
-    def _laws_of(self, nodes: Int[Tensor, "batch width"]) -> Float[Tensor, "batch width vocab"] | None:
-        if self.children.proposal is Proposal.DETERMINISTIC:
-            return None
-        laws = torch.cat(self.laws, 1)
-        laws = torch.cat([laws, torch.zeros_like(laws[:, :1])], 1)  # leaves: nothing was drawn
-        places = torch.full_like(self.tree.tokens, laws.shape[1] - 1)
-        expanded = torch.cat(self.law_nodes, 1)
-        order = torch.arange(expanded.shape[1], device=nodes.device).expand_as(expanded)
-        places = torch.nn.functional.pad(places, (0, 1), value=laws.shape[1] - 1)
-        places.scatter_(1, expanded.masked_fill(expanded == NO_NODE, places.shape[1] - 1), order)
-        return laws.gather(1, places.gather(1, nodes.clamp(min=0))[:, :, None].expand(-1, -1, laws.shape[2]))
+    def _law_places(self, nodes: Int[Tensor, "batch width"]) -> Int[Tensor, "batch width"]:
+        expanded = np.concatenate([on_host(some) for some in self.law_nodes], 1)
+        places = np.full((len(nodes), self.builder.num_nodes + 1), NO_NODE)  # the last one collects padding
+        places[self.builder.rows, expanded] = np.arange(expanded.shape[1])
+        return torch.from_numpy(places[:, :-1][self.builder.rows, nodes.numpy()])
 
 
-def best_places(values: Float[Tensor, "batch node"], count: int) -> Int[Tensor, "batch kept"]:
-    """Places of the largest values, largest first; ties go to the earlier place."""
-    return values.sort(stable=True, dim=1, descending=True).indices[:, :count]
-
-
-def ascending(nodes: Int[Tensor, "batch node"]) -> Int[Tensor, "batch node"]:
-    """Sorted, `NO_NODE` last."""
-    last = torch.iinfo(nodes.dtype).max
-    ordered = nodes.masked_fill(nodes == NO_NODE, last).sort(1).values
-    return ordered.masked_fill(ordered == last, NO_NODE)
+def best_places(values: Float[np.ndarray, "batch node"], count: int) -> Int[np.ndarray, "batch kept"]:
+    """Places of the `count` largest values, ascending; ties go to the earlier place."""
+    best = (-values).argsort(axis=1, kind="stable")[:, :count]
+    best.sort(axis=1)
+    return best
 
 
 def compact(nodes: Int[Tensor, "batch node"]) -> Int[Tensor, "batch width"]:
     """Ascending without columns that are `NO_NODE` in every row."""
-    return ascending(nodes)[:, : int((nodes != NO_NODE).sum(1).max())]
+    ordered = np.sort(nodes.numpy(), axis=1)  # `NO_NODE` comes first
+    exists = ordered != NO_NODE
+    if exists.all():
+        return torch.from_numpy(ordered)
+    counts = exists.sum(1)
+    places = (
+        np.arange(counts.max(initial=0)) - counts[:, None]
+    )  # from the end, so that rows begin with their first node
+    return torch.from_numpy(np.where(places < 0, ordered[np.arange(len(ordered))[:, None], places], NO_NODE))
 
 
 def take(
-    nodes: Int[Tensor, "batch frontier"], offspring: Offspring, places: Int[Tensor, "batch taken"]
+    nodes: Int[Tensor, "batch frontier"], offspring: Offspring, places: Int[np.ndarray, "batch taken"]
 ) -> tuple[Int[Tensor, "batch taken"], Offspring]:
     """The candidates at `places` of the flattened offspring, for `Growth.add`: their parents, one child each."""
-    parents = nodes.gather(1, places // offspring.tokens.shape[2])
-    tokens, log_probs = (values.flatten(1).gather(1, places)[:, :, None] for values in offspring)
-    return parents, Offspring(tokens, log_probs)
+    rows = np.arange(len(places))[:, None]
+    parents = nodes.numpy()[rows, places // offspring.tokens.shape[2]]
+    tokens, log_probs = (on_host(values).reshape(len(places), -1)[rows, places, None] for values in offspring)
+    return torch.from_numpy(parents), Offspring(torch.from_numpy(tokens), torch.from_numpy(log_probs))
 
 
 def add_likeliest(growth: Growth, nodes: Int[Tensor, "batch frontier"], count: int) -> Int[Tensor, "batch new"]:
     """Of `count` candidate children per node, add the `count` of highest path probability over all the nodes."""
     offspring = growth.propose(nodes, count)
-    reached = growth.tree.path_log_probs.gather(1, nodes.clamp(min=0)).masked_fill(nodes == NO_NODE, -torch.inf)
-    path = (reached[:, :, None] + offspring.log_probs).flatten(1)
-    return growth.add(*take(nodes, offspring, best_places(path, count).sort(1).values))
+    path = growth.reached(nodes)[:, :, None] + on_host(offspring.log_probs)
+    return growth.add(*take(nodes, offspring, best_places(path.reshape(len(path), -1), count)))

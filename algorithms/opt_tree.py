@@ -1,8 +1,8 @@
 """OPT-Tree (Wang et al. 2024, arXiv 2406.17276, section 3): the likeliest nodes, as deep as it pays."""
 
+import numpy as np
 import torch
 from jaxtyping import Float
-from torch import Tensor
 
 from algorithms.base import Drafter, TreeAlgorithm
 from algorithms.growth import Children, Growth, add_likeliest, compact
@@ -27,17 +27,17 @@ class OptTree(TreeAlgorithm):
 
     def grow(self, tree: TokenTree, random: RandomStream) -> Draft:
         growth = Growth(tree, self.drafter, Children.named("top_k", 1.0), random)
-        level, estimate = growth.root, torch.zeros_like(growth.tree.log_probs)
+        level, estimate = growth.root, 0.0
         for _ in range(self.max_depth):
             level = add_likeliest(growth, level, self.budget)
             grown = self._estimate(growth)
-            level = compact(level.masked_fill(grown - estimate < self.threshold, NO_NODE))
+            level = compact(level.masked_fill(torch.from_numpy(grown - estimate < self.threshold), NO_NODE))
             if not level.shape[1]:
                 break
             estimate = grown
         return growth.draft(growth.likeliest(growth.nodes, self.budget + 1))
 
-    def _estimate(self, growth: Growth) -> Float[Tensor, "batch 1"]:
+    def _estimate(self, growth: Growth) -> Float[np.ndarray, "batch 1"]:
         """Expected number of accepted nodes of the best tree so far."""
-        best = growth.tree.path_log_probs[:, 1:].sort(1, descending=True).values[:, : self.budget]
-        return best.exp().sum(1, keepdim=True)
+        best = np.sort(growth.reached(growth.nodes)[:, 1:], axis=1)[:, -self.budget :]
+        return np.exp(best).sum(1, keepdims=True)

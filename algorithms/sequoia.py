@@ -29,11 +29,13 @@ class Sequoia(TreeAlgorithm):
         max_depth: int,
         children: str,
         draft_temperature: float,
+        draft_top_k: int | None,
+        draft_top_p: float | None,
     ) -> None:
         if children == "iid":
             raise TreebenchError("sequoia draws without replacement; children must be without_replacement or top_k")
         self.drafter = drafter
-        self.children = Children.named(children, draft_temperature)
+        self.children = Children.named(children, draft_temperature, draft_top_k, draft_top_p)
         self.proposal = self.children.proposal
         self.shape = StaticShape(best_tree(acceptance, budget, max_depth).paths)
 

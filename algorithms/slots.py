@@ -1,46 +1,61 @@
 """Slots: places for a next child, valued before the token that would fill them is known (DySpec, section 4)."""
 
+import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from algorithms.growth import Growth, Offspring, best_places, take
-from backend.tree import NO_NODE, Proposal
+from algorithms.growth import Growth, Offspring, best_places
+from backend.tree import NO_NODE, Proposal, on_host
 
 
 def slot_values(
     growth: Growth,
     frontier: Int[Tensor, "batch frontier"],
     offspring: Offspring,
-    values: Float[Tensor, "batch node"],
-) -> Float[Tensor, "batch frontier width"]:
-    """Values before the draw; never above the parent's, whatever rounding says. 0 where there is no slot."""
-    reached = growth.tree.path_log_probs.gather(1, frontier.clamp(min=0)).exp()[:, :, None]
-    drawn = offspring.log_probs.exp()
-    likeliest = growth.children.proposal is Proposal.DETERMINISTIC
-    share = drawn if likeliest else (1 - (drawn.cumsum(2) - drawn)).clamp(min=0)
-    slots = torch.minimum(reached * share, values.gather(1, frontier.clamp(min=0))[:, :, None])
-    return slots.masked_fill((offspring.log_probs == -torch.inf) | (frontier == NO_NODE)[:, :, None], 0)
+    values: Float[np.ndarray, "batch node"],
+) -> Float[np.ndarray, "batch frontier width"]:
+    """Values before the draw; whatever rounding says, never above an elder sibling's or the parent's. 0: no slot."""
+    log_probs = on_host(offspring.log_probs)
+    reached, drawn = np.exp(growth.reached(frontier)), np.exp(log_probs)
+    if growth.children.proposal is Proposal.DETERMINISTIC:
+        share = drawn
+    else:
+        share = np.minimum.accumulate(np.maximum(1 - (drawn.cumsum(2) - drawn), 0), axis=2)
+    slots = np.minimum(reached[:, :, None] * share, values[growth.builder.rows, frontier.numpy()][:, :, None])
+    return np.where(log_probs == -np.inf, 0, slots)
 
 
-def first_slot_values(growth: Growth, values: Float[Tensor, "batch node"]) -> Float[Tensor, "batch node"]:
-    """What the first child of each node is worth: that the node is reached."""
-    return torch.minimum(growth.tree.path_log_probs.exp(), values)
+def first_slot_values(
+    growth: Growth, nodes: Int[Tensor, "batch node"], values: Float[np.ndarray, "batch node"]
+) -> Float[np.ndarray, "batch node"]:
+    """What the first child of each node is worth: that the node is reached; `values` are those of its own slot."""
+    return np.minimum(np.exp(growth.reached(nodes)), values)
 
 
-def pick(
+def fill_best(
+    growth: Growth,
     frontier: Int[Tensor, "batch frontier"],
     offspring: Offspring,
-    slots: Float[Tensor, "batch frontier width"],
-    places: Int[Tensor, "batch picked"],
-) -> tuple[Int[Tensor, "batch picked"], Offspring]:
-    """The slots at `places` of the flattened candidates, as one child each; nothing where the slot is worth nothing."""
-    parents, picked = take(frontier, offspring, places)
-    empty = slots.flatten(1).gather(1, places) <= 0
-    return parents.masked_fill(empty, NO_NODE), picked
+    slots: Float[np.ndarray, "batch frontier width"],
+    floor: Float[np.ndarray, "batch 1"],
+    budget: int,
+) -> tuple[Int[Tensor, "batch new"], Float[np.ndarray, "batch new"]]:
+    """Make nodes of the `budget` best slots above `floor`, siblings in draw order; also gives the slots' values."""
+    is_filled = slots > floor[:, :, None]
+    num_children = is_filled.sum(2)  # the first ones of each node, as slots lose value from sibling to sibling
+    width = int(num_children.max())
+    slots = (slots[:, :, :width] * is_filled[:, :, :width]).reshape(len(slots), -1)
+    places = best_places(slots, min(budget, int(num_children.sum(1).max())))
+    rows, values = growth.builder.rows, slots[growth.builder.rows, places]
+    of, rank = divmod(places, max(width, 1))
+    parents = np.where(values > 0, frontier.numpy()[rows, of], NO_NODE)
+    tokens, log_probs = (on_host(field)[rows, of, rank] for field in offspring)
+    return torch.from_numpy(growth.builder.add(parents, tokens, log_probs)), values
 
 
-def best_nodes(values: Float[Tensor, "batch node"], budget: int) -> Int[Tensor, "batch kept"]:
+def best_nodes(values: Float[np.ndarray, "batch node"], budget: int) -> Int[Tensor, "batch kept"]:
     """The root and the nodes in the `budget` best slots; ancestors and earlier siblings win ties."""
     places = best_places(values, budget + 1)
-    return places.masked_fill(values.gather(1, places) <= 0, NO_NODE)
+    worthless = np.take_along_axis(values, places, 1) <= 0
+    return torch.from_numpy(np.where(worthless, NO_NODE, places))

@@ -16,7 +16,23 @@ class SpecInfer(FixedTree):
     is one more try of multi-step sampling. `top_k` (the paper at temperature 0) takes the likeliest tokens.
     """
 
-    def __init__(self, drafter: Drafter, *, expansion: Sequence[int], children: str, draft_temperature: float) -> None:
+    def __init__(
+        self,
+        drafter: Drafter,
+        *,
+        expansion: Sequence[int],
+        children: str,
+        draft_temperature: float,
+        draft_top_k: int | None,
+        draft_top_p: float | None,
+    ) -> None:
         if children == "without_replacement":
             raise TreebenchError("specinfer draws with replacement; children must be iid or top_k")
-        super().__init__(drafter, widths=expansion, children=children, draft_temperature=draft_temperature)
+        super().__init__(
+            drafter,
+            widths=expansion,
+            children=children,
+            draft_temperature=draft_temperature,
+            draft_top_k=draft_top_k,
+            draft_top_p=draft_top_p,
+        )

@@ -3,9 +3,9 @@
 from collections.abc import Iterable
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from jaxtyping import Int
-from torch import Tensor
 
 from algorithms.growth import Growth, Offspring, take
 from backend.errors import TreebenchError
@@ -16,9 +16,9 @@ Path = tuple[int, ...]  # (0, 2) is the third child of the root's first child
 class Level(NamedTuple):
     """One level of a shape: which nodes of the level above have children, and which of their candidates are taken."""
 
-    parents: Int[Tensor, " parent"]
+    parents: Int[np.ndarray, " parent"]
     width: int
-    places: Int[Tensor, " node"]  # in the flattened (parent, width) candidates
+    places: Int[np.ndarray, " node"]  # in the flattened (parent, width) candidates
 
 
 class StaticShape:
@@ -37,21 +37,16 @@ class StaticShape:
         parents = sorted({path[:-1] for path in nodes})
         width = max(path[-1] for path in nodes) + 1
         places = [parents.index(path[:-1]) * width + path[-1] for path in nodes]
-        return Level(torch.tensor([above.index(path) for path in parents]), width, torch.tensor(places))
+        return Level(np.array([above.index(path) for path in parents]), width, np.array(places))
 
     def grow(self, growth: Growth) -> None:
         """One draft call per level. Nodes that the drafter has no token for stay away with all that follows them."""
         nodes = growth.root
-        for level in self._levels_on(nodes.device):
+        for level in self.levels:
             parents = nodes[:, level.parents]
             offspring = _of_width(growth.propose(parents, level.width), level.width)
-            nodes = growth.add(*take(parents, offspring, level.places.expand(nodes.shape[0], -1)))
-
-    def _levels_on(self, device: torch.device) -> list[Level]:
-        """Copied to a device once, not in every step."""
-        if self.levels and self.levels[0].places.device != device:
-            self.levels = [Level(p.to(device), width, places.to(device)) for p, width, places in self.levels]
-        return self.levels
+            places = np.broadcast_to(level.places, (len(nodes), len(level.places)))
+            nodes = growth.add(*take(parents, offspring, places))
 
 
 def _required_by(path: Path) -> list[Path]:

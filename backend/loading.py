@@ -77,7 +77,7 @@ def check_target(config: Mapping[str, Any]) -> None:
 def load_model(path: str, dtype: str, device: str, revision: str | None = None) -> LoadedModel:
     """Load a causal LM from a folder, or by its hub name from the local cache or else from the hub."""
     torch_dtype = _checked_dtype(dtype, device)
-    folder, provenance = _resolve(path, revision)
+    folder, provenance = resolve_folder(path, revision)
     _require_safetensors(folder, path)
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
@@ -119,14 +119,14 @@ def _checked_dtype(dtype: str, device: str) -> torch.dtype:
     return DTYPES[dtype]
 
 
-def _resolve(path: str, revision: str | None) -> tuple[Path, str]:
+def resolve_folder(path: str, revision: str | None, option: str = "target.path") -> tuple[Path, str]:
     """The local folder of a model and its provenance."""
     if (folder := Path(path).expanduser()).is_dir():
         return folder, f"local folder {path}"
     if folder.is_file():
         raise TreebenchError(f"{path} is a file: give the folder that holds config.json and model.safetensors")
     if path.startswith(("/", "./", "../", "~")) or path.count("/") > 1:
-        raise TreebenchError(f"there is no model folder {path}: check target.path, or give a hub name (owner/model)")
+        raise TreebenchError(f"there is no model folder {path}: check {option}, or give a hub name (owner/model)")
     folder = _hub_folder(path, revision)
     return folder, f"{path}@{folder.name}"
 

@@ -1,5 +1,7 @@
 """Tree-masked forwards over any Hugging Face causal LM: the one operation behind drafting and verifying."""
 
+from collections.abc import Sequence
+from contextlib import nullcontext
 from functools import partial
 
 import torch
@@ -11,6 +13,7 @@ from backend.errors import TreebenchError
 from backend.fusion import fuse, matrix_product_for
 from backend.graphs import Graphs
 from backend.kv_cache import KVCache, LayerShape, PlannedCache
+from backend.layers import FeatureTap
 from backend.ops import Ops
 from backend.ops.select import create_ops
 from backend.plan import ForwardPlan, place_of, prompt_plan, tree_plan
@@ -45,6 +48,21 @@ class TreeModel:
         self.entries = torch.empty(0, 0, dtype=torch.int64)
         self.graphs: Graphs | None = None
         self.clock = Stopwatch(self.model.device)
+        self.tap: FeatureTap | None = None
+        self.num_rows = 0
+
+    def tap_features(self, layers: Sequence[int]) -> None:
+        """From now on keep what enters these layers (their number: what the LM head reads) for `features`."""
+        if self.tap is not None and self.tap.layers != tuple(layers):
+            raise TreebenchError(f"features of layers {self.tap.layers} are kept already, not of {tuple(layers)}")
+        self.tap = self.tap or FeatureTap(self.model, layers)
+
+    @property
+    def features(self) -> Float[Tensor, "batch row feature"]:
+        """Hidden states of the tapped layers, side by side, at the nodes of the last `expand`, or the whole prompt."""
+        if self.tap is None:
+            raise RuntimeError("call tap_features() first")
+        return self.tap.features(self.num_rows)
 
     @property
     def device(self) -> torch.device:
@@ -103,15 +121,16 @@ class TreeModel:
         return logits
 
     def _padded(self, nodes: Tensor) -> Tensor:
-        return nodes if self.graphs is None else self.graphs.padded(nodes)
+        return self.graphs.padded(nodes) if self.graphs is not None and self.tap is None else nodes
 
     def _replay_or_run(self, tokens: Tensor, plan: ForwardPlan, keep: int) -> Tensor:
-        if self.graphs is None:
+        if self.graphs is None or self.tap is not None:  # a replay passes by the hooks that keep features
             return self._forward(tokens, plan, keep)
         return self.graphs.run(partial(self._forward, keep=keep), tokens, plan, self._cache())
 
     def _forward(self, tokens: Tensor, plan: ForwardPlan, keep: int, stage: str = "forward") -> Tensor:
-        with self.clock.stage(stage), matrix_product_for(tokens.numel(), self.model):
+        self.num_rows = tokens.shape[1] if stage == "prefill" else keep
+        with self.clock.stage(stage), matrix_product_for(tokens.numel(), self.model), self.tap or nullcontext():
             output = self.model(
                 input_ids=tokens,
                 position_ids=plan.positions,

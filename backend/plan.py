@@ -164,6 +164,8 @@ def _prepend_owed(plan: ForwardPlan, lengths: Tensor, owed: Tensor, num_owed: in
 
 def place_of(nodes: Int[Tensor, "batch node"], among: Int[Tensor, "batch entry"]) -> Int[Tensor, "batch node"]:
     """Index of each node in `among`; `NO_NODE` where it is absent."""
+    if not among.shape[1]:
+        return torch.full_like(nodes, NO_NODE)
     same = (nodes[:, :, None] == among[:, None, :]) & (nodes != NO_NODE)[:, :, None]
     found, place = same.int().max(2)
     return place.masked_fill(found == 0, NO_NODE)

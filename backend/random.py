@@ -7,11 +7,13 @@ probabilities.
 
 import hashlib
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
+
+from backend.top_k import top_k
 
 NO_TOKEN = -1
 
@@ -19,6 +21,7 @@ _GOLDEN = -0x61C8864680B583EB  # SplitMix64 (Steele, Lea & Flood, 2014); constan
 _FACTORS = (-0x40A7B892E31B1A47, -0x6B2FB644ECCEEE15)
 _GOLDEN_32 = -0x61C88647  # lowbias32 (Wellons, 2018)
 _FACTORS_32 = (0x7FEB352D, -0x7B935975)
+_CACHED = 1 << 17  # probabilities raced at once on a CPU: some twenty passes over them stay in its cache
 _BLOCK = 256  # tokens summed at once when a distribution function is inverted
 
 
@@ -45,6 +48,11 @@ def _derive(keys: Tensor, counters: Tensor) -> Tensor:
     return _mix(keys + (counters + 1) * _GOLDEN)
 
 
+@lru_cache(maxsize=8)
+def _steps(num_lanes: int, device: torch.device) -> Int[Tensor, " lane"]:
+    return torch.arange(num_lanes, device=device, dtype=torch.int32) * _GOLDEN_32
+
+
 @lru_cache(maxsize=64)
 def _number_of(purpose: str) -> int:
     return int.from_bytes(hashlib.sha256(purpose.encode()).digest()[:8], "little", signed=True)
@@ -67,17 +75,16 @@ class RandomStream:
 
     @classmethod
     def keyed(cls, seed: int, sequences: Int[Tensor, " batch"], positions: Int[Tensor, " batch"]) -> "RandomStream":
-        """`positions`: the committed length, which is different in each decode step."""
-        key = torch.full_like(sequences, _signed(seed), dtype=torch.int64)
-        return cls(_derive(_derive(_mix(key), sequences.long()), positions.long()))
+        """`positions`: the committed length, which is different in each decode step. Free until something is drawn."""
+        return _KeyedStream(seed, sequences, positions)
 
     def of(self, purpose: str) -> "RandomStream":
         """An independent stream; acceptance uses "accept" and "residual", algorithms use "draft"."""
-        return type(self)(_mix(self.keys ^ _number_of(purpose)))
+        return RandomStream(_mix(self.keys ^ _number_of(purpose)))
 
     def select(self, rows: Int[Tensor, " row"]) -> "RandomStream":
         """The streams of some of the sequences."""
-        return type(self)(self.keys[rows])
+        return RandomStream(self.keys[rows])
 
     def uniforms(self, counter: Int[Tensor, "batch ..."], num_lanes: int) -> Float[Tensor, "batch ... lane"]:
         """Uniform in [0, 1), 53 bits, fp64: a coarser grid would give small probabilities a visible error."""
@@ -87,8 +94,7 @@ class RandomStream:
     def exponentials(self, counter: Int[Tensor, "batch ..."], num_lanes: int) -> Float[Tensor, "batch ... lane"]:
         """Exp(1), fp32, in steps of 2**-31 near 0, where the races of unlikely tokens are decided."""
         halves = self._keys_of(counter)[..., None].view(torch.int32)
-        steps = torch.arange(num_lanes, device=self.keys.device, dtype=torch.int32) * _GOLDEN_32
-        words = _shift(_mix_32(steps + halves[..., :1], halves[..., 1:]), 1)
+        words = _shift(_mix_32(_steps(num_lanes, halves.device) + halves[..., :1], halves[..., 1:]), 1)
         uniforms = words.float().add_(0.5).mul_(2.0**-31).clamp_(max=1 - 2.0**-24)
         return uniforms.neg_().log1p_().neg_()
 
@@ -122,10 +128,16 @@ class RandomStream:
         self, laws: Float[Tensor, "batch node vocab"], k: int, counter: int | Int[Tensor, "..."]
     ) -> Int[Tensor, "batch node k"]:
         """`k` distinct tokens in draw order, by one exponential race; `NO_TOKEN` after the last of the support."""
-        race = laws.float() / self.exponentials(_counters(counter, laws[..., 0]), laws.shape[-1])
-        speeds, tokens = race.topk(min(k, laws.shape[-1]), dim=-1)
-        tokens = tokens.masked_fill(~(speeds > 0), NO_TOKEN)
+        counters = _counters(counter, laws[..., 0])
+        few = max(1, _CACHED // max(1, laws[:, :1].numel())) if laws.device.type == "cpu" else laws.shape[1]
+        parts = zip(laws.split(few, 1), counters.split(few, 1), strict=True)
+        tokens = torch.cat([self._race(*part, k) for part in parts], 1)
         return torch.nn.functional.pad(tokens, (0, k - tokens.shape[-1]), value=NO_TOKEN)
+
+    def _race(self, laws: Float[Tensor, "batch node vocab"], counters: Tensor, k: int) -> Int[Tensor, "batch node k"]:
+        race = laws.float() / self.exponentials(counters, laws.shape[-1])
+        speeds, tokens = top_k(race, min(k, laws.shape[-1]))
+        return tokens.masked_fill(~(speeds > 0), NO_TOKEN)
 
     def _invert(self, weights: Tensor, num_draws: int, counter: int | Tensor) -> Tensor:
         """Inverse of the distribution function in two levels: first a block of tokens, then a token of it.
@@ -140,6 +152,19 @@ class RandomStream:
         token, _ = _first_above(inner, rest[..., None])
         empty = ~(masses.sum(-1, keepdim=True) > 0)
         return (block * _BLOCK + token.squeeze(-1)).masked_fill(empty, NO_TOKEN)
+
+
+class _KeyedStream(RandomStream):
+    """Works its keys out when they are asked for: a greedy step never asks."""
+
+    def __init__(self, seed: int, sequences: Tensor, positions: Tensor) -> None:
+        object.__setattr__(self, "_origin", (seed, sequences, positions))
+
+    @cached_property
+    def keys(self) -> Int[Tensor, " batch"]:  # pyright: ignore[reportIncompatibleVariableOverride]
+        seed, sequences, positions = self._origin  # pyright: ignore[reportAttributeAccessIssue]
+        key = torch.full_like(sequences, _signed(seed), dtype=torch.int64)
+        return _derive(_derive(_mix(key), sequences.long()), positions.long())
 
 
 def _first_above(weights: Tensor, uniforms: Tensor) -> tuple[Tensor, Tensor]:

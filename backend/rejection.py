@@ -30,11 +30,6 @@ class _Step:
     random: RandomStream
     events: "NumericEvents"
 
-    @property
-    def laws(self) -> Tensor:
-        assert self.draft.laws is not None, "the rule has refused drafts without laws"
-        return self.draft.laws
-
     def target(self, rows: Tensor, places: Tensor) -> Float[Tensor, "row vocab"]:
         """The target's law at one place of each row; only nodes that are visited pay for it."""
         probs = self.sampler.probs(self.logits[rows, places])
@@ -91,7 +86,7 @@ class _Walk:
     def start(cls, step: _Step) -> "_Walk":
         rows = torch.arange(len(step.logits), device=step.logits.device)
         at = torch.zeros_like(rows)
-        return cls(at, step.target(rows, at), step.laws[:, 0].clone(), at == 0)
+        return cls(at, step.target(rows, at), step.draft.laws_at(rows, at), at == 0)
 
     def try_child(self, step: _Step, rows: Tensor, place: int, tokens: Tensor) -> None:
         accept = step.random.of("accept").select(rows)
@@ -104,7 +99,7 @@ class _Walk:
         if len(rows):
             self.at[rows] = place
             self.target[rows] = step.target(rows, self.at[rows])
-            self.law[rows] = step.laws[rows, place]
+            self.law[rows] = step.draft.laws_at(rows, self.at[rows])
 
     def _reject(self, step: _Step, rows: Tensor, tokens: Tensor) -> None:
         if len(rows):
@@ -167,17 +162,17 @@ class _Search:
 
     @classmethod
     def start(cls, step: _Step) -> "_Search":
-        draft, laws = step.draft, step.laws
+        draft, logits = step.draft, step.logits
         tokens, depths = draft.of_nodes(draft.tree.tokens), draft.of_nodes(draft.tree.depths)
         parents = draft.parent_places()
-        stack = torch.zeros_like(laws[:, :1]).repeat(1, draft.tree.height + 1, 1)
+        stack = torch.zeros_like(logits[:, :1], dtype=torch.float32).repeat(1, draft.tree.height + 1, 1)
         nowhere = torch.zeros_like(tokens, dtype=torch.bool)
         return cls(
             tokens=tokens,
             parents=parents,
             depths=depths,
             at=torch.zeros_like(tokens[:, 0]),
-            weights=torch.ones_like(laws[:, :, 0]),
+            weights=torch.ones_like(logits[:, :, 0], dtype=torch.float32),
             target=stack,
             law=stack.clone(),
             is_inner=nowhere,
@@ -202,7 +197,7 @@ class _Search:
             at = self.at[rows]
             depths = self.depths[rows, at]
             self.target[rows, depths] = step.target(rows, at)
-            self.law[rows, depths] = step.laws[rows, at]
+            self.law[rows, depths] = step.draft.laws_at(rows, at)
             self.is_inner[rows, at] = True
 
     def leave(self, step: _Step, rows: Tensor) -> None:

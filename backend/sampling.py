@@ -7,6 +7,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from backend.errors import TreebenchError
+from backend.top_k import largest
 
 
 @dataclass(frozen=True)
@@ -45,8 +46,8 @@ class Sampler:
 
 def likeliest(logits: Float[Tensor, "*rows vocab"]) -> tuple[Int[Tensor, "*rows"], Bool[Tensor, "*rows"]]:
     """The first index of the largest logit, and whether the row has a law; a row without one yields token 0."""
-    largest, tokens = logits.max(-1)
-    valid = largest.isfinite()
+    values, tokens = largest(logits)
+    valid = values.isfinite()
     return tokens.masked_fill(~valid, 0), valid
 
 

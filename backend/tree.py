@@ -2,15 +2,18 @@
 
 from dataclasses import dataclass
 from enum import Enum
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 NO_NODE = -1
 WORD_BITS = 64
+FIELDS = ("tokens", "parents", "log_probs", "path_log_probs", "depths", "ancestors")
+NOTHING = (0, NO_NODE, -np.inf, -np.inf, -1, 0)  # what the fields hold at `NO_NODE`
 
 
 class Proposal(Enum):
@@ -40,9 +43,7 @@ class TokenTree:
 
     @classmethod
     def root(cls, tokens: Int[Tensor, " batch"]) -> "TokenTree":
-        zeros = torch.zeros_like(tokens)[:, None]
-        log_probs = zeros.float()
-        return cls(tokens[:, None], zeros + NO_NODE, log_probs, log_probs, zeros, zeros[:, :, None] + 1, height=0)
+        return cls(tokens[:, None], *_root_fields(tokens.shape[0], tokens.device), height=0)
 
     @property
     def num_nodes(self) -> int:
@@ -61,25 +62,9 @@ class TokenTree:
         log_probs: Float[Tensor, "batch new"],
     ) -> "TokenTree":
         """Append nodes `num_nodes, num_nodes + 1, ...`; a parent of `NO_NODE` leaves that place empty in its row."""
-        missing = parents == NO_NODE
-        of = parents.clamp(min=0)
-        log_probs = log_probs.float().masked_fill(missing, -torch.inf)
-        ancestors = self._grown_ancestors(parents.shape[1])
-        inherited = ancestors.gather(1, of[:, :, None].expand(-1, -1, ancestors.shape[2]))
-        own = _own_bits(self.num_nodes, parents.shape[1], ancestors.shape[2], tokens.device)
-        return type(self)(
-            tokens=torch.cat([self.tokens, tokens], 1),
-            parents=torch.cat([self.parents, parents], 1),
-            log_probs=torch.cat([self.log_probs, log_probs], 1),
-            path_log_probs=torch.cat([self.path_log_probs, self.path_log_probs.gather(1, of) + log_probs], 1),
-            depths=torch.cat([self.depths, self.depths.gather(1, of) + 1], 1),
-            ancestors=torch.cat([ancestors, (inherited | own).masked_fill(missing[:, :, None], 0)], 1),
-            height=self.height + 1,
-        )
-
-    def _grown_ancestors(self, num_new: int) -> Int[Tensor, "batch node word"]:
-        missing_words = -(-(self.num_nodes + num_new) // WORD_BITS) - self.ancestors.shape[2]
-        return torch.nn.functional.pad(self.ancestors, (0, missing_words)) if missing_words else self.ancestors
+        builder = TreeBuilder(self)
+        builder.add(*(on_host(values) for values in (parents, tokens, log_probs.float())))
+        return builder.tree
 
     def is_ancestor(
         self, keys: Int[Tensor, "batch key"], queries: Int[Tensor, "batch query"]
@@ -91,11 +76,104 @@ class TokenTree:
         return bits.bool() & (keys != NO_NODE)[:, None, :] & (queries != NO_NODE)[:, :, None]
 
 
-@lru_cache(maxsize=1024)
-def _own_bits(start: int, num_new: int, num_words: int, device: torch.device) -> Int[Tensor, "new word"]:
-    node = torch.arange(start, start + num_new, device=device)
-    bits = torch.zeros(num_new, num_words, dtype=torch.int64, device=device)
-    return bits.scatter_(1, (node // WORD_BITS)[:, None], (torch.ones_like(node) << (node % WORD_BITS))[:, None])
+@lru_cache(maxsize=64)
+def _root_fields(batch: int, device: torch.device) -> tuple[Tensor, ...]:
+    zeros = torch.zeros(batch, 1, dtype=torch.int64, device=device)
+    log_probs = zeros.float()
+    return zeros + NO_NODE, log_probs, log_probs, zeros, zeros[:, :, None] + 1
+
+
+class TreeBuilder:
+    """A tree in the making, in arrays on the host: a tree is many tiny steps, which cost least there.
+
+    Nodes are appended behind those that are there, and what is there never changes, so the trees handed out share
+    the arrays. `NO_NODE` as an index finds the last place, which no node takes: nothing leads there (-inf). Reading a
+    tree from a device to start from waits for that device.
+    """
+
+    def __init__(self, tree: TokenTree) -> None:
+        self.device = tree.tokens.device
+        self.rows = np.arange(tree.tokens.shape[0])[:, None]
+        self.num_nodes, self.height = tree.num_nodes, tree.height
+        self._tree: TokenTree | None = tree
+        self._fields = tuple(on_host(getattr(tree, name)) for name in FIELDS)
+        self._reserve()
+
+    @property
+    def path_log_probs(self) -> Float[np.ndarray, "batch place"]:
+        """By node; -inf at `NO_NODE`."""
+        return self._fields[3]
+
+    @property
+    def exists(self) -> Bool[np.ndarray, "batch node"]:
+        exists = self._fields[1][:, : self.num_nodes] != NO_NODE
+        exists[:, 0] = True
+        return exists
+
+    def add(
+        self,
+        new_parents: Int[np.ndarray, "batch new"],
+        new_tokens: Int[np.ndarray, "batch new"],
+        new_log_probs: Float[np.ndarray, "batch new"],
+    ) -> Int[np.ndarray, "batch new"]:
+        """As `TokenTree.add`; returns the new nodes, `NO_NODE` where a place is left empty."""
+        start, self.num_nodes = self.num_nodes, self.num_nodes + new_parents.shape[1]
+        self._reserve()
+        tokens, parents, log_probs, path_log_probs, depths, ancestors = self._fields
+        above, here = (self.rows, new_parents), np.s_[:, start : self.num_nodes]
+        tokens[here], parents[here], log_probs[here] = new_tokens, new_parents, new_log_probs
+        path_log_probs[here] = path_log_probs[above] + new_log_probs
+        depths[here] = depths[above] + 1
+        ancestors[here] = ancestors[above] | _own_bits(ancestors.shape[2])[start : self.num_nodes]
+        self.height += 1
+        self._tree = None
+        missing = new_parents == NO_NODE
+        if missing.any():
+            log_probs[here][missing], ancestors[here][missing] = -np.inf, 0
+        return np.where(missing, NO_NODE, np.arange(start, self.num_nodes))
+
+    @property
+    def tree(self) -> TokenTree:
+        """What has been added so far, on the device."""
+        if self._tree is None:
+            num_words = -(-self.num_nodes // WORD_BITS)
+            *flat, ancestors = (values[:, : self.num_nodes] for values in self._fields)
+            fields = [torch.from_numpy(values) for values in (*flat, ancestors[:, :, :num_words])]
+            if self.device.type != "cpu":
+                fields = [values.to(self.device) for values in fields]
+            self._tree = TokenTree(*fields, height=self.height)  # type: ignore[arg-type]
+        return self._tree
+
+    def _reserve(self) -> None:
+        """Room for the nodes and one place more. It grows in large steps: each copies everything."""
+        if self._fields[0].shape[1] > self.num_nodes:
+            return
+        room = WORD_BITS
+        while room <= self.num_nodes:
+            room *= 8
+        self._fields = tuple(map(partial(_with_room, room), self._fields, NOTHING))
+
+
+def _with_room(room: int, values: np.ndarray, nothing: float | int) -> np.ndarray:
+    shape = (values.shape[0], room) if values.ndim == 2 else (values.shape[0], room, room // WORD_BITS)
+    grown = np.zeros(shape, values.dtype)
+    grown[tuple(map(slice, values.shape))] = values
+    grown[:, -1] = nothing
+    return grown
+
+
+def on_host(values: Tensor) -> np.ndarray:
+    """Shares memory with a tensor of the CPU; waits for any other device."""
+    return values.numpy(force=values.requires_grad or not values.is_cpu)
+
+
+@lru_cache(maxsize=32)
+def _own_bits(num_words: int) -> Int[np.ndarray, "node word"]:
+    """Word by word, the bit of each node that so many words can hold."""
+    node = np.arange(num_words * WORD_BITS)
+    bits = np.zeros((len(node), num_words), dtype=np.int64)
+    bits[node, node // WORD_BITS] = np.int64(1) << (node % WORD_BITS)
+    return bits
 
 
 class Draft(NamedTuple):
@@ -103,13 +181,20 @@ class Draft(NamedTuple):
 
     `nodes` keeps the numbering of the drafted tree: choosing never renumbers, so that drafter caches stay valid. Each
     row is ascending, starts with the root, is closed under parents and is padded at its end with `NO_NODE`. `laws` are
-    the laws (probabilities, fp32) that the children of `nodes[:, i]` were drawn from; None if deterministic.
+    the laws (probabilities, fp32) that children were drawn from; None if deterministic. `law_places[:, i]` says which
+    of them belongs to the children of `nodes[:, i]`, `NO_NODE` where nothing was drawn; None: they are in order.
     """
 
     tree: TokenTree
     nodes: Int[Tensor, "batch width"]
     proposal: Proposal = Proposal.DETERMINISTIC
-    laws: Float[Tensor, "batch width vocab"] | None = None
+    laws: Float[Tensor, "batch law vocab"] | None = None
+    law_places: Int[Tensor, "batch width"] | None = None
+
+    def laws_at(self, rows: Int[Tensor, " row"], places: Int[Tensor, " row"]) -> Float[Tensor, "row vocab"]:
+        """What the children of one node of each row were drawn from; any law where nothing was drawn."""
+        assert self.laws is not None
+        return self.laws[rows, places if self.law_places is None else self.law_places[rows, places]]
 
     @property
     def exists(self) -> Bool[Tensor, "batch width"]:

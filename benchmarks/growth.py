@@ -1,7 +1,8 @@
 """What does growing a tree cost besides its draft forwards? One row per policy and tree size, batch 1.
 
 Run `OMP_NUM_THREADS=1 python -m benchmarks.growth`. The drafter is a stub that hands out laws made beforehand over a
-small vocabulary; the column `growth` leaves out what runs over a vocabulary: top-k, draws and keeping their laws.
+small vocabulary; the column `growth` leaves out its answers and what runs over a vocabulary (top-k, draws). It counts
+all else in a step: the stream of random numbers, the tree that every draft call is handed, and the draft.
 """
 
 import argparse
@@ -72,12 +73,12 @@ def grow(algorithm: TreeAlgorithm, step: int) -> Draft:
 
 
 class Proposing:
-    """Seconds spent on draft calls, top-k, draws and the laws they leave behind: what the figures leave out."""
+    """Seconds spent on draft calls, top-k and draws: what the figures leave out."""
 
     def __init__(self) -> None:
         self.seconds = 0.0
-        for step in ("propose", "_laws_of"):
-            setattr(Growth, step, self._timed(getattr(Growth, step)))
+        for owner, step in ((Growth, "_choose"), (StubDrafter, "expand")):
+            setattr(owner, step, self._timed(getattr(owner, step)))
 
     def _timed(self, step: Callable[..., Any]) -> Callable[..., Any]:
         def timed(*arguments: Any) -> Any:

@@ -120,7 +120,7 @@ def following(width: int, distinct: bool) -> Variant:
 
 
 def rejection(replaces: bool) -> Variant:
-    integers = dict.fromkeys(("TOKENS", "PARENTS", "AT", "VANISHED"), "*i64")
+    integers = dict.fromkeys(("LAW_PLACES", "TOKENS", "PARENTS", "AT", "VANISHED"), "*i64")
     pointers = {**dict.fromkeys(("TARGETS", "LAWS", "LEFT", "LAW"), "*fp32"), **integers, "UNIFORMS": "*fp64"}
     constants = {"REPLACES": replaces, "BLOCK": triton_walk.BLOCK}
     name = "i.i.d." if replaces else "without replacement"

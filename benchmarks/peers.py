@@ -19,6 +19,7 @@ from rich.progress import track
 from rich.table import Table
 from transformers import GenerationConfig
 
+from algorithms.growth import WHOLE_LAW
 from algorithms.registry import create
 from backend.acceptance import create_rule
 from backend.drafters.prompt_lookup import PromptLookup
@@ -41,7 +42,11 @@ def load(group: str, name: str) -> Any:
 def our_arms(loaded: LoadedModel, new_tokens: int) -> dict[str, Arm]:
     target = TreeModel(loaded.model)
     lookup = PromptLookup(target.vocab_size, max_ngram=LOOKUP_NGRAM, min_ngram=1, continuation=1)
-    chain = create("chain", lookup, {"depth": LOOKUP_TOKENS, "children": "top_k", "draft_temperature": 1.0})
+    chain = create(
+        "chain",
+        lookup,
+        {"depth": LOOKUP_TOKENS, "children": "top_k", **WHOLE_LAW},
+    )
     plain = create("autoregressive", None, {})
     limits = Limits(new_tokens, (), 64)
 

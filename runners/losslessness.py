@@ -14,6 +14,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from algorithms.growth import WHOLE_LAW
 from algorithms.registry import create
 from backend.acceptance import create_rule, default_rule
 from backend.timing import Stopwatch
@@ -48,7 +49,7 @@ def losslessness(point: Point, pairs: Sequence[Pair], config: Mapping[str, Any])
 
 
 def _control(point: Point, request: Request) -> list[int]:
-    options = {"depth": CONTROL_DEPTH, "children": "top_k", "draft_temperature": 1.0}
+    options = {"depth": CONTROL_DEPTH, "children": "top_k", **WHOLE_LAW}
     chain = create("chain", point.method.drafter, options)
     rule = create_rule(default_rule(Proposal.DETERMINISTIC, point.method.sampler.temperature))
     decoder: Decoder = replace(point.method, algorithm=chain, rule=rule)

@@ -50,8 +50,10 @@ LIMITS = Limits(max_new_tokens=16, eos_token_ids=(), tree_slots=64)
 
 def options_of(name: str, variant: dict[str, Any]) -> dict[str, Any]:
     """The algorithm's YAML values, made small."""
-    config = OmegaConf.to_container(OmegaConf.load(f"conf/algorithm/{name}.yaml"))
+    run = {"top_k": None, "top_p": None, "algorithm": OmegaConf.load(f"conf/algorithm/{name}.yaml")}
+    config = OmegaConf.to_container(OmegaConf.create(run), resolve=True)
     assert isinstance(config, dict)
+    config = config["algorithm"]
     values = {str(key): value for key, value in config.items() if key not in ("name", "defaults")}
     return values | SMALLER.get(name, {}) | variant
 

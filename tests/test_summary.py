@@ -9,6 +9,7 @@ import numpy
 import pytest
 import torch
 
+from algorithms.growth import WHOLE_LAW
 from backend.acceptance import create_rule
 from backend.loading import LoadedModel
 from backend.timing import Stopwatch
@@ -129,7 +130,7 @@ def test_steps_table_adds_up():
 
 def test_stages_sum_to_the_total():
     point, pair = measured_pair()
-    config = CONFIG | {"algorithm": {"name": "chain", "depth": 4, "children": "top_k", "draft_temperature": 1.0}}
+    config = CONFIG | {"algorithm": {"name": "chain", "depth": 4, "children": "top_k", **WHOLE_LAW}}
     stages = measuring.measure_stages(point, [pair], config)
     total, forward = stages.pop("total"), stages.pop("forward")
     assert sum(stages.values()) == pytest.approx(total)

@@ -5,7 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from backend.tree import NO_NODE, WORD_BITS, Accepted, Draft, TokenTree
+from backend.tree import NO_NODE, WORD_BITS, Accepted, Draft, TokenTree, TreeBuilder, on_host
 
 SIZES = [3, 20, 64, 65, 100, 129, 150]
 
@@ -94,6 +94,22 @@ def test_adding_changes_nothing_that_was_there(tree, seed):
     words = tree.ancestors.shape[2]
     assert torch.equal(grown.ancestors[:, : tree.num_nodes, :words], tree.ancestors)
     assert not grown.ancestors[:, : tree.num_nodes, words:].any()
+
+
+def test_trees_that_a_builder_has_handed_out_stay_as_they_were():
+    builder, whole = TreeBuilder(TokenTree.root(torch.tensor([3, 4]))), random_tree(5, 2, 300)
+    handed_out = []
+    for node in range(1, 300):  # one by one, whatever the parent
+        builder.add(*(on_host(values[:, [node]]) for values in (whole.parents, whole.tokens, whole.log_probs)))
+        handed_out.append((builder.tree, builder.tree.ancestors.clone(), builder.tree.path_log_probs.clone()))
+    for tree, ancestors, path_log_probs in handed_out:
+        words = ancestors.shape[2]
+        assert torch.equal(tree.ancestors, ancestors)
+        assert torch.equal(tree.path_log_probs, path_log_probs)
+        assert torch.equal(ancestors, whole.ancestors[:, : tree.num_nodes, :words])
+        assert torch.equal(tree.depths, whole.depths[:, : tree.num_nodes])
+        assert tree.height == tree.num_nodes - 1  # a bound
+        assert words == -(-tree.num_nodes // WORD_BITS)
 
 
 def test_a_chain_over_three_words_sees_exactly_what_is_above_it():

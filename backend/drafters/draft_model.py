@@ -59,7 +59,7 @@ class DraftModel(TreeModel):
 
     def commit(self, tree: TokenTree, accepted: Accepted, verified: Verified | None = None) -> None:
         """Keep the cached prefix of the accepted path; owe the rest of it. Waits for nothing; the next step does."""
-        places = place_of(accepted.path, self.entries) if self.entries.shape[1] else torch.full_like(accepted.path, -1)
+        places = place_of(accepted.path, self.entries)
         cached = (places != NO_NODE).sum(1)
         if self.entries.shape[1]:
             self._cache().keep(places, self.ops)

@@ -12,6 +12,7 @@ from backend.drafters.draft_model import DraftModel
 from backend.drafters.registry import register
 from backend.errors import TreebenchError
 from backend.kv_cache import KVCache
+from backend.layers import layer_list_path
 from backend.loading import LoadedModel
 from backend.model import TreeModel
 from backend.tree import Accepted, TokenTree, Verified
@@ -75,18 +76,6 @@ def without_layers(model: PreTrainedModel, skip: Sequence[int]) -> PreTrainedMod
         raise TreebenchError(f"layer_skip: the target has layers 0 to {len(layers) - 1}, there is no layer {wrong[0]}")
     kept = nn.ModuleList(SkippedLayer(layer) if i in set(skip) else layer for i, layer in enumerate(layers))
     return _with_submodule(model, path.split("."), kept)
-
-
-def layer_list_path(model: PreTrainedModel) -> str:
-    """Where the decoder layers are: the only module list as long as the model has layers."""
-    lists = [(name, module) for name, module in model.named_modules() if isinstance(module, nn.ModuleList)]
-    found = [name for name, module in lists if len(module) == model.config.num_hidden_layers]
-    if len(found) != 1:
-        raise TreebenchError(
-            f"layers of {model.config.model_type!r} cannot be skipped: expected one list of "
-            f"{model.config.num_hidden_layers} decoder layers, found {len(found)}"
-        )
-    return found[0]
 
 
 def _with_submodule(module: nn.Module, path: list[str], replacement: nn.Module) -> Any:

@@ -45,7 +45,7 @@ def layout_words(layout: TreeLayout) -> Int[Tensor, "batch node word"]:
 
 def ancestor_words(
     ancestors: Int[Tensor, "batch node word"], shown: Int[Tensor, "batch shown"], num_queries: int
-) -> Int[Tensor, "batch query word"]:
+) -> Int[Tensor, "batch query shown_word"]:
     """For the last `num_queries` of the `shown` nodes: which of `shown` are on their path to the root."""
     ancestors, shown = ancestors.contiguous(), shown.contiguous()
     batch, num_shown = shown.shape

@@ -69,17 +69,18 @@ def _reject(LEFT, LAW, rejected, vocab, REPLACES: tl.constexpr, BLOCK: tl.conste
 
 
 @no_type_check
-@triton.jit(do_not_specialize=["width", "vocab"])
+@triton.jit(do_not_specialize=["width", "num_laws", "vocab"])
 def walk_nodes(
-    TARGETS, LAWS, TOKENS, PARENTS, UNIFORMS, LEFT, LAW, AT, VANISHED, width, vocab,
+    TARGETS, LAWS, LAW_PLACES, TOKENS, PARENTS, UNIFORMS, LEFT, LAW, AT, VANISHED, width, num_laws, vocab,
     REPLACES: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     """Grid (batch). Children come after their parents and in draw order, so one pass meets every try in its turn."""
     batch = tl.program_id(0).to(tl.int64)
     LEFT += batch * vocab
     LAW += batch * vocab
+    LAW_PLACES += batch * width
     _copy(TARGETS + batch * width * vocab, LEFT, vocab, BLOCK)
-    _copy(LAWS + batch * width * vocab, LAW, vocab, BLOCK)
+    _copy(LAWS + (batch * num_laws + tl.load(LAW_PLACES)) * vocab, LAW, vocab, BLOCK)
     at, vanished, is_open = batch * 0, batch * 0, batch * 0 + 1
     for place in range(1, width):
         if (tl.load(PARENTS + batch * width + place) == at) & (is_open != 0):
@@ -89,7 +90,7 @@ def walk_nodes(
             if tl.load(UNIFORMS + batch * width + place) * chance < share:
                 at = batch * 0 + place
                 _copy(TARGETS + (batch * width + place) * vocab, LEFT, vocab, BLOCK)
-                _copy(LAWS + (batch * width + place) * vocab, LAW, vocab, BLOCK)
+                _copy(LAWS + (batch * num_laws + tl.load(LAW_PLACES + place)) * vocab, LAW, vocab, BLOCK)
             else:
                 total, of_law = _reject(LEFT, LAW, token, vocab, REPLACES, BLOCK)
                 vanished += tl.where(total > 0, 0, 1)
@@ -110,14 +111,15 @@ def walk(
     assert draft.laws is not None, "the rule has refused drafts without laws"
     targets, laws = sampler.probs(logits).contiguous(), draft.laws.contiguous()
     batch, width, vocab = targets.shape
-    places = torch.arange(width, device=logits.device).expand(batch, -1)
+    places = torch.arange(width, device=logits.device).expand(batch, -1).contiguous()
+    law_places = places if draft.law_places is None else draft.law_places.clamp(min=0).contiguous()
     uniforms = random.of("accept").uniforms(places, 1).squeeze(-1).contiguous()
     left, law = torch.empty_like(targets[:, 0]), torch.empty_like(targets[:, 0])
     at, vanished = torch.empty(2, batch, dtype=torch.int64, device=logits.device)
     tokens, parents = draft.of_nodes(draft.tree.tokens), draft.parent_places().contiguous()
     launch(
-        walk_nodes, (batch,), targets, laws, tokens, parents, uniforms, left, law, at, vanished, width, vocab,
-        draft.proposal is Proposal.IID, BLOCK, num_warps=WARPS,
+        walk_nodes, (batch,), targets, laws, law_places, tokens, parents, uniforms, left, law, at, vanished, width,
+        laws.shape[1], vocab, draft.proposal is Proposal.IID, BLOCK, num_warps=WARPS,
     )  # fmt: skip
     _count(events, draft, targets, at, vanished)
     return at, left

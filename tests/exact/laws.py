@@ -102,7 +102,9 @@ def _row_keys(draft: Draft) -> list[bytes]:
     columns = [draft.tree.tokens, draft.tree.parents, draft.nodes]
     if draft.laws is not None:
         assert isinstance(draft.laws, ExactTensor)
-        columns.append(draft.laws.numbers.flatten(1))
+        places = torch.arange(draft.nodes.shape[1]) if draft.law_places is None else draft.law_places
+        own = draft.laws.numbers[torch.arange(len(draft.nodes))[:, None], places]
+        columns.append(own.masked_fill((places == NO_NODE)[..., None], NO_NODE).flatten(1))
     return [row.numpy().tobytes() for row in torch.cat(columns, 1)]
 
 
@@ -115,7 +117,8 @@ def _rows(draft: Draft, rows: list[int]) -> Draft:
         take(tree.tokens), take(tree.parents), take(tree.log_probs), take(tree.path_log_probs), take(tree.depths),
         take(tree.ancestors), tree.height,
     )  # fmt: skip
-    return Draft(taken, take(draft.nodes), draft.proposal, None if draft.laws is None else take(draft.laws))
+    laws, places = (None if of is None else take(of) for of in (draft.laws, draft.law_places))
+    return Draft(taken, take(draft.nodes), draft.proposal, laws, places)
 
 
 def emissions_of(make: MakeAlgorithm, rule: AcceptanceRule, target: Law, draft_law: Law, steps: int = 2) -> Emissions:

@@ -51,6 +51,9 @@ class ExactTensor(Tensor):
         flat = [float(VALUES[number]) for number in self.numbers.flatten().tolist()]
         return torch.tensor(flat, dtype=self.dtype).reshape(self.numbers.shape)
 
+    def numpy(self, *, force: bool = False) -> np.ndarray:
+        return self.floats().numpy()
+
     def tolist(self) -> Any:
         return self.floats().tolist()
 

@@ -6,6 +6,7 @@ from fractions import Fraction
 from functools import cache
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -19,7 +20,7 @@ from backend.acceptance import RULES, AcceptanceRule, check_compatible, create_r
 from backend.errors import Incompatible
 from backend.random import RandomStream
 from backend.sampling import Sampler
-from backend.tree import NO_NODE, Draft, Proposal, TokenTree
+from backend.tree import NO_NODE, Draft, Proposal, TokenTree, on_host
 from tests.exact.branching import Replay, enumerate_runs
 from tests.exact.laws import law_of, step, total_variation, uses_fresh_noise, verify
 from tests.exact.models import Law, LawDrafter, Model, random_law
@@ -206,9 +207,8 @@ class ClaimsItsTopKWasDrawn(Eagle2):
 
 
 def worth_of_the_token(growth: Growth, frontier: Any, offspring: Offspring, values: Any) -> Any:
-    reached = growth.tree.path_log_probs.gather(1, frontier.clamp(min=0)).exp()[:, :, None]
-    own = torch.minimum(reached * offspring.log_probs.exp(), values.gather(1, frontier.clamp(min=0))[:, :, None])
-    return own.masked_fill((offspring.log_probs == -torch.inf) | (frontier == NO_NODE)[:, :, None], 0)
+    own = np.exp(growth.reached(frontier)[:, :, None] + on_host(offspring.log_probs))
+    return np.minimum(own, values[growth.builder.rows, frontier.numpy()][:, :, None])
 
 
 def resorted(growth: Growth, nodes: torch.Tensor, width: int) -> Offspring:
@@ -227,12 +227,12 @@ MUTANTS = {
     ),
     "siblings re-sorted": (
         FixedTree,
-        {"widths": [2, 1], "children": "without_replacement", "draft_temperature": 1.0},
+        options_of("fixed_tree", {"widths": [2, 1], "children": "without_replacement"}),
         {"algorithms.growth.Growth.propose": resorted},
     ),
     "one noise for all nodes": (
         FixedTree,
-        {"widths": [2, 2], "children": "iid", "draft_temperature": 1.0},
+        options_of("fixed_tree", {"widths": [2, 2], "children": "iid"}),
         {"algorithms.growth.Growth._ranks": lambda growth, nodes: torch.zeros_like(nodes)},
     ),
 }

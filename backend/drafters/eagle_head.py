@@ -1,0 +1,177 @@
+"""An EAGLE head as a drafter: its first pass reads the target's true features, later passes its own outputs."""
+
+from collections.abc import Sequence
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from backend.drafters.registry import register
+from backend.head_loading import load_head
+from backend.heads import EagleHead, Rows
+from backend.kv_cache import KVCache, LayerShape
+from backend.loading import LoadedModel
+from backend.model import TreeModel
+from backend.plan import ForwardPlan, place_of, prompt_plan, tree_plan
+from backend.tree import NO_NODE, Accepted, TokenTree, Verified
+
+
+class EagleHeadDrafter:
+    """Row i of its cache pairs the target's feature at i with token i + 1, at position i (EAGLE, section 3.1).
+
+    Only rows made from true features outlive a step: those of committed tokens, and the root's. Accepted tokens are
+    owed until the next expansion, where they ride in front of the root with the features that the target has computed
+    meanwhile. In the tree, a node reads what the head put out at its parent.
+    """
+
+    def __init__(self, name: str, head: EagleHead, target: TreeModel, layers: Sequence[int]) -> None:
+        self.name = name
+        self.head = head.to(target.device, target.model.dtype).eval().requires_grad_(False)
+        self.target = target
+        self.embeddings = head.embeddings or target.model.get_input_embeddings()
+        target.tap_features(layers)
+        size = head.config.head_dim
+        self.shape = LayerShape(head.config.num_key_value_heads, size, size)
+        self.cache: KVCache | None = None
+        self.entries = torch.empty(0, 0, dtype=torch.int64)
+        self.outputs: Tensor = torch.empty(0)  # (batch, entry, hidden): what the head put out at each entry
+        self.owed = torch.empty(0, dtype=torch.int64)
+        self.owed_tokens = torch.empty(0, 0, dtype=torch.int64)
+        self.owed_states: Tensor = torch.empty(0)  # the state before each owed token
+        self.root_state: Tensor = torch.empty(0)  # (batch, 1, hidden): the state before the root
+
+    def allocate(self, batch: int, capacity: int) -> None:
+        cache = self.cache
+        if cache is None or cache.lengths.shape[0] != batch or cache.capacity < capacity:
+            dtype = self.target.model.dtype
+            self.cache = KVCache({0: self.shape}, batch, capacity, dtype, self.target.device)
+
+    def prefill(self, prompts: Int[Tensor, "batch prompt"], lengths: Int[Tensor, " batch"]) -> None:
+        """Reads the features that the target kept of the same prompts just before."""
+        batch, width = prompts.shape
+        states = self._fused(self.target.features) if width else self._nothing(batch, 1)
+        last = (lengths - 1).clamp(min=0)[:, None, None]
+        self.root_state = states.gather(1, last.expand(-1, -1, states.shape[2])) * (lengths > 0)[:, None, None]
+        cache = self._cache()
+        if width > 1:
+            plan = prompt_plan(batch, width - 1, prompts.device)
+            self._forward(Rows(self.embeddings(prompts[:, 1:]), states[:, :-1], plan.positions), plan)
+        cache.start((lengths - 1).clamp(min=0))
+        self._forget(batch)
+
+    def expand(self, tree: TokenTree, nodes: Int[Tensor, "batch new"]) -> Float[Tensor, "batch new vocab"]:
+        """One pass per level of the tree that the nodes lie on; ancestors that the head has not seen come first."""
+        for level in self._unseen_levels(tree, nodes):
+            self._expand_level(tree, level)
+        places = place_of(nodes, self.entries).clamp(min=0)
+        states = self.outputs.gather(1, places[:, :, None].expand(-1, -1, self.outputs.shape[2]))
+        return self.head.log_probs(states, self.target.vocab_size)
+
+    def commit(self, tree: TokenTree, accepted: Accepted, verified: Verified) -> None:
+        """Keep the root's row; owe the accepted tokens, and the root if it was never expanded."""
+        features = self._fused(self._of_nodes(self.target.features, place_of(accepted.path, verified.nodes)))
+        states = torch.cat([self.root_state, features], 1)
+        tokens = tree.tokens.gather(1, accepted.path.clamp(min=0))
+        count = accepted.num_nodes
+        last = count[:, None, None].expand(-1, 1, states.shape[2])
+        self.root_state = states.gather(1, last)
+        expanded = bool(self.entries.shape[1])
+        if expanded:
+            self._cache().keep(place_of(accepted.path[:, :1], self.entries), self.target.ops)
+            self._cache().settle()
+        first = 1 if expanded else 0
+        self._owe(tokens[:, first:], states[:, first:-1], (count - first).clamp(min=0))
+        self.entries = self.entries[:, :0]
+        self.outputs = self.outputs[:, :0]
+
+    def _unseen_levels(self, tree: TokenTree, nodes: Tensor) -> list[Tensor]:
+        parents = tree.parents.gather(1, nodes.clamp(min=0)).masked_fill(nodes == NO_NODE, NO_NODE)
+        known = (parents == NO_NODE) | (place_of(parents, self.entries) != NO_NODE)
+        if known.all():
+            return [nodes]
+        every = torch.arange(tree.num_nodes, device=nodes.device).expand(nodes.shape[0], -1)
+        wanted = tree.is_ancestor(every, nodes).any(1) & (place_of(every, self.entries) == NO_NODE)
+        levels = [wanted & (tree.depths == depth) for depth in range(tree.height + 1)]
+        return [_columns(every, level) for level in levels if level.any()]
+
+    def _expand_level(self, tree: TokenTree, nodes: Tensor) -> None:
+        """Nodes whose parents have been expanded, or the root: one forward, the owed tokens in front."""
+        cache, num_owed = self._cache(), self.owed_tokens.shape[1]
+        owed = self.owed if num_owed else None
+        plan = tree_plan(tree, nodes, self.entries, cache.lengths, cache.longest, owed, num_owed)
+        tokens = torch.cat([self.owed_tokens, tree.tokens.gather(1, nodes.clamp(min=0))], 1)
+        states = torch.cat([self.owed_states, self._states_before(tree, nodes)], 1)
+        output = self._forward(Rows(self.embeddings(tokens), states, plan.positions), plan)[:, num_owed:]
+        self.outputs = torch.cat([self.outputs, output], 1)
+        self.entries = torch.cat([self.entries, nodes], 1)
+        if owed is not None:
+            cache.lengths += owed
+            cache.settle()
+            self._owe_nothing(nodes.shape[0])
+
+    def _states_before(self, tree: TokenTree, nodes: Tensor) -> Tensor:
+        parents = tree.parents.gather(1, nodes.clamp(min=0))
+        places = place_of(parents.masked_fill(nodes == NO_NODE, NO_NODE), self.entries)
+        own = self._of_nodes(self.outputs, places) if self.entries.shape[1] else self.root_state
+        return torch.where((parents == NO_NODE)[:, :, None], self.root_state, own)
+
+    def _forward(self, rows: Rows, plan: ForwardPlan) -> Float[Tensor, "batch row hidden"]:
+        cache = self._cache()
+        cache.require(plan.used)
+
+        def attend(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+            keys, values = cache.write(0, key, value, plan)
+            return self.target.ops.attention(query, keys, values, plan, query.shape[3] ** -0.5, None, None, None)
+
+        return self.head(rows, attend)
+
+    def _fused(self, features: Tensor) -> Tensor:
+        return self.head.fuse(features.to(self.target.model.dtype))
+
+    def _of_nodes(self, values: Tensor, places: Tensor) -> Tensor:
+        return values.gather(1, places.clamp(min=0)[:, :, None].expand(-1, -1, values.shape[2]))
+
+    def _owe(self, tokens: Tensor, states: Tensor, count: Tensor) -> None:
+        """What a row owes already goes first; a row that never expanded in the last steps owes several steps."""
+        width = self.owed_tokens.shape[1] + tokens.shape[1]
+        order = torch.arange(width, device=tokens.device)
+        place = torch.where(order < self.owed[:, None], order, self.owed_tokens.shape[1] + order - self.owed[:, None])
+        place = place.clamp(max=max(0, width - 1))
+        self.owed_tokens = torch.cat([self.owed_tokens, tokens], 1).gather(1, place)
+        self.owed_states = self._of_nodes(torch.cat([self.owed_states, states], 1), place)
+        self.owed = self.owed + count
+        longest = int(self.owed.max())
+        self.owed_tokens, self.owed_states = self.owed_tokens[:, :longest], self.owed_states[:, :longest]
+
+    def _forget(self, batch: int) -> None:
+        self.entries = self.root_state.new_empty(batch, 0, dtype=torch.int64)
+        self.outputs = self._nothing(batch, 0)
+        self._owe_nothing(batch)
+
+    def _owe_nothing(self, batch: int) -> None:
+        self.owed = torch.zeros(batch, dtype=torch.int64, device=self.target.device)
+        self.owed_tokens = self.owed.new_empty(batch, 0)
+        self.owed_states = self._nothing(batch, 0)
+
+    def _nothing(self, batch: int, width: int) -> Tensor:
+        shape = (batch, width, self.head.config.hidden_size)
+        return torch.zeros(shape, dtype=self.target.model.dtype, device=self.target.device)
+
+    def _cache(self) -> KVCache:
+        if self.cache is None:
+            raise RuntimeError("call allocate() first")
+        return self.cache
+
+
+def _columns(every: Tensor, wanted: Tensor) -> Int[Tensor, "batch width"]:
+    """The wanted nodes of each row, ascending, `NO_NODE` behind them."""
+    last = every.shape[1]
+    chosen = every.masked_fill(~wanted, last).sort(1).values[:, : int(wanted.sum(1).max())]
+    return chosen.masked_fill(chosen == last, NO_NODE)
+
+
+@register("eagle_head")
+def build(target: TreeModel, loaded: LoadedModel, *, path: str, revision: str | None) -> EagleHeadDrafter:
+    """Load a head of ours or in a public layout; it must have been made for this target."""
+    head, layers = load_head(path, target.model, revision)
+    return EagleHeadDrafter("eagle_head", head, target, layers)

@@ -1,0 +1,79 @@
+"""What the target computes over the training text, made by a process of its own while the drafter learns."""
+
+from collections.abc import Iterator, Mapping
+from typing import Any, NamedTuple
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+from torch.utils.data import DataLoader, IterableDataset
+
+from backend.loading import load_target
+from backend.model import TreeModel
+from runners.training.corpus import Corpus, load_corpus
+
+BUCKET = 64  # batches that are sorted by length together, so that little is padding
+
+
+class Batch(NamedTuple):
+    """Right-padded windows, the features that a head reads, and what the target's LM head reads."""
+
+    tokens: Int[Tensor, "batch row"]
+    lengths: Int[Tensor, " batch"]
+    features: Float[Tensor, "batch row feature"]
+    final: Float[Tensor, "batch row hidden"]
+
+
+class FeatureExtractor:
+    """A target forward without its LM head: hidden states of chosen layers and the last one."""
+
+    def __init__(self, target: TreeModel, layers: tuple[int, ...]) -> None:
+        self.target = target
+        self.hidden = target.model.config.hidden_size
+        self.num_layers = target.model.config.num_hidden_layers
+        target.tap_features((*layers, self.num_layers))
+
+    @torch.no_grad()  # not inference mode: the drafter's gradients pass by these tensors
+    def __call__(self, windows: list[Tensor]) -> Batch:
+        lengths = torch.tensor([len(window) for window in windows])
+        tokens = torch.nn.utils.rnn.pad_sequence(windows, batch_first=True)
+        self.target.allocate(*tokens.shape)
+        self.target.prefill(tokens, lengths)
+        features = self.target.features
+        read, final = features.split([features.shape[2] - self.hidden, self.hidden], 2)
+        return Batch(tokens, lengths, read.clone(), final.clone())
+
+
+class FeatureStream(IterableDataset):
+    """Batches `start`, `start + 1`, ... of an endless, seeded order of the training windows."""
+
+    def __init__(self, config: Mapping[str, Any], layers: tuple[int, ...], start: int) -> None:
+        self.config, self.layers, self.start = config, layers, start
+
+    def __iter__(self) -> Iterator[Batch]:
+        torch.set_num_threads(self.config["training"]["threads"])
+        loaded = load_target(self.config["target"], self.config["dtype"], self.config["device"]["torch_device"])
+        corpus = load_corpus(self.config["training"]["corpus"], loaded.tokenizer)
+        extract = FeatureExtractor(TreeModel(loaded.model), self.layers)
+        for indices in batches(corpus, self.config["training"]["batch_size"], self.config["seed"], self.start):
+            yield extract([corpus.window(index) for index in indices])
+
+
+def loader(stream: FeatureStream) -> DataLoader[Batch]:
+    """In a process of its own: two single-threaded processes do not wait for each other inside every operation."""
+    return DataLoader(stream, batch_size=None, num_workers=1, prefetch_factor=4, multiprocessing_context="spawn")
+
+
+def batches(corpus: Corpus, size: int, seed: int, start: int) -> Iterator[list[int]]:
+    """Passes over the training windows, each in an order of its own; windows of like length come together."""
+    windows, lengths = corpus.indices(held_out=False), corpus.lengths()
+    per_pass = len(windows) // size
+    while per_pass:
+        shuffle = torch.Generator().manual_seed(seed * 1_000_003 + start // per_pass)
+        order = windows[torch.randperm(len(windows), generator=shuffle)][: per_pass * size]
+        sorted_runs = [run[lengths[run].argsort(stable=True)] for run in order.split(BUCKET * size)]
+        whole = torch.cat(sorted_runs).view(-1, size)
+        whole = whole[torch.randperm(per_pass, generator=shuffle)]
+        for row in whole[start % per_pass :].tolist():
+            yield row
+            start += 1

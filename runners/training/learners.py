@@ -1,0 +1,246 @@
+"""What can be trained: an EAGLE-3 or EAGLE-1 head, or a small independent draft LM. Each gives a loss for a batch."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+from transformers import LlamaConfig, LlamaForCausalLM
+
+from backend.checkpoints import write_safetensors
+from backend.heads import Eagle1Head, Eagle3Head, EagleHead, feature_layers
+from backend.loading import LoadedModel
+from runners.training.corpus import Corpus, frequent_tokens
+from runners.training.features import Batch
+from runners.training.unroll import StepResult, chosen_rows, unroll
+
+
+class Learner(ABC):
+    """A module in fp32 and its loss. `layers` are the hidden states of the target that it reads."""
+
+    module: nn.Module
+    layers: tuple[int, ...] = ()
+
+    def __init__(self) -> None:
+        self.buffers: dict[str, Tensor] = {}  # fitted once by `start`, checkpointed with the weights
+
+    def start(self, batches: Sequence[Batch]) -> None:  # noqa: B027
+        """Fit to some batches what can be fitted without gradients; called once, not on resuming."""
+
+    @abstractmethod
+    def steps(self, batch: Batch, generator: torch.Generator, whole: bool) -> list[StepResult]:
+        """Results of the simulated steps; `whole`: all rows in every step, for evaluation."""
+
+    @abstractmethod
+    def export(self, folder: Path, weights: Mapping[str, Tensor]) -> None:
+        """Write what the drafter loads: config.json and model.safetensors in bf16."""
+
+
+class HeadLearner(Learner):
+    def __init__(self, loaded: LoadedModel, corpus: Corpus, settings: Mapping[str, Any]) -> None:
+        super().__init__()
+        target: Any = loaded.model
+        eagle3 = settings["kind"] == "eagle3"
+        self.settings = settings
+        self.layers = feature_layers(target.config, eagle3)
+        self.embeddings = target.get_input_embeddings()
+        self.config = head_config(target.config, settings, self.layers)
+        lm_head = target.get_output_embeddings()
+        if eagle3:
+            count = self.config.draft_vocab_size
+            self.tokens = frequent_tokens(corpus, count, loaded.eos_token_ids, target.config.vocab_size)
+            self.head: EagleHead = start_eagle3(Eagle3Head(self.config), target, self.tokens)
+        else:
+            self.tokens = torch.arange(target.config.vocab_size)
+            self.head = start_eagle1(Eagle1Head(self.config, lm_head))
+        self.teacher = lm_head.weight[self.tokens]
+        self.module = self.head
+
+    def start(self, batches: Sequence[Batch]) -> None:
+        if isinstance(self.head, Eagle3Head):
+            self.buffers["scale"] = feature_scale(batches)
+            fit_fusion(self.head, map(self._scaled, batches))
+
+    def _scaled(self, batch: Batch) -> Batch:
+        """Features of like spread: gradients are lost on a few huge ones otherwise."""
+        scale = self.buffers.get("scale")
+        return batch if scale is None else batch._replace(features=batch.features.float() * scale)
+
+    def steps(self, batch: Batch, generator: torch.Generator, whole: bool) -> list[StepResult]:
+        fraction = 1.0 if whole else self.settings["unroll_fraction"]
+        count = self.settings["eval_steps" if whole else "unroll_steps"]
+        rows = chosen_rows(batch.tokens.shape[1], count, fraction, generator)
+        rows = [rows[1] if whole and count > 1 else rows[0], *rows[1:]]
+        return unroll(self.head, self.embeddings, self.teacher, self._scaled(batch), rows, self.settings["regression"])
+
+    def export(self, folder: Path, weights: Mapping[str, Tensor]) -> None:
+        self.config.save_pretrained(folder)
+        if "scale" in self.buffers:  # the drafter reads features as they are
+            weights = {**weights, "fc.weight": weights["fc.weight"] * self.buffers["scale"]}
+        stored = {name: _half(weight) for name, weight in weights.items()}
+        write_safetensors(folder / "model.safetensors", stored)
+
+
+def head_config(target: Any, settings: Mapping[str, Any], layers: tuple[int, ...]) -> Any:
+    """A config.json in the public heads' style: a Llama config of one layer."""
+    eagle3 = settings["kind"] == "eagle3"
+    return LlamaConfig(
+        architectures=["LlamaForCausalLMEagle3" if eagle3 else "LlamaForCausalLMEagle"],
+        hidden_size=target.hidden_size,
+        intermediate_size=target.intermediate_size,
+        num_hidden_layers=1,
+        num_attention_heads=target.num_attention_heads,
+        num_key_value_heads=target.num_key_value_heads,
+        head_dim=getattr(target, "head_dim", None) or target.hidden_size // target.num_attention_heads,
+        rms_norm_eps=target.rms_norm_eps,
+        rope_parameters=target.rope_parameters,
+        max_position_embeddings=target.max_position_embeddings,
+        vocab_size=target.vocab_size,
+        draft_vocab_size=min(settings["draft_vocab_size"] or target.vocab_size, target.vocab_size),
+        bias=True,
+        tie_word_embeddings=False,
+        eagle_feature_layers=list(layers),
+        bos_token_id=target.bos_token_id,
+        eos_token_id=target.eos_token_id,
+        pad_token_id=target.pad_token_id,
+    )
+
+
+def start_eagle3(head: Eagle3Head, target: Any, tokens: Int[Tensor, " draft"]) -> Eagle3Head:
+    """Start as the target's last layer, reading the state half of its inputs, with the target's own norm and LM head.
+
+    What the layer adds starts at zero, so that the head says what `fit_fusion` has fitted.
+    """
+    decoder, hidden = target.get_decoder(), head.config.hidden_size
+    last = decoder.layers[-1].state_dict()
+    with torch.no_grad():
+        for name, parameter in head.midlayer.named_parameters():
+            if name.endswith(("q_proj.weight", "k_proj.weight", "v_proj.weight")):
+                parameter.normal_(std=0.02)
+                parameter[:, hidden:] = last[name].float()
+            elif name.endswith(("o_proj.weight", "down_proj.weight")):
+                parameter.zero_()
+            elif name in last:
+                parameter.copy_(last[name])
+        head.lm_head.weight.copy_(target.get_output_embeddings().weight[tokens])
+        head.norm.weight.copy_(decoder.norm.weight)
+        if len(tokens) < head.config.vocab_size:
+            head.d2t.copy_(tokens - torch.arange(len(tokens)))
+            head.t2d[tokens] = True
+    return head
+
+
+def feature_scale(batches: Sequence[Batch]) -> Float[Tensor, " feature"]:
+    """One over the spread of each feature, the first row of a text left out: there a model parks huge values."""
+    features = torch.cat([b.features[i, 1:n].float() for b in batches for i, n in enumerate(b.lengths.tolist())])
+    return 1 / features.std(0).clamp(min=1e-6)
+
+
+def fit_fusion(head: Eagle3Head, batches: Iterable[Batch]) -> None:
+    """EAGLE-3's fusion by ridge regression: features at i to what the target's LM head reads at i + 1, before its norm.
+
+    A fit that explains little should not be sure of itself: the norm is scaled by the share explained.
+    """
+    size, scale = head.fc.in_features, head.norm.weight.detach()
+    square, cross = torch.zeros(size, size, dtype=torch.float64), torch.zeros(size, head.fc.out_features).double()
+    energy = 0.0
+    for batch in batches:
+        real = torch.arange(1, batch.tokens.shape[1]) < batch.lengths[:, None]
+        real[:, 0] = False
+        read, wanted = batch.features[:, :-1][real].float(), batch.final[:, 1:][real].float() / scale
+        square += (read.T @ read).double()
+        cross += (read.T @ wanted).double()
+        energy += float(wanted.double().square().sum())
+    square.diagonal().mul_(1.01)
+    solution = torch.linalg.solve(square, cross)
+    with torch.no_grad():
+        head.fc.weight.copy_(solution.T)
+        head.norm.weight *= float((solution * cross).sum() / energy)
+
+
+def start_eagle1(head: Eagle1Head) -> Eagle1Head:
+    """Start by handing the state on: the last true feature is the first guess at the next."""
+    hidden = head.config.hidden_size
+    with torch.no_grad():
+        for parameter in head.parameters():
+            if parameter.dim() == 2:
+                parameter.normal_(std=0.02)
+        head.fc.weight[:, hidden:] += torch.eye(hidden)
+        if head.fc.bias is not None:
+            head.fc.bias.zero_()
+    return head
+
+
+class LanguageModelLearner(Learner):
+    """A narrow Llama on the target's tokenizer, distilled from the target's law over its most frequent tokens.
+
+    Embeddings start as the principal components of the target's, so that tokens of like use start alike.
+    """
+
+    def __init__(self, loaded: LoadedModel, corpus: Corpus, settings: Mapping[str, Any]) -> None:
+        super().__init__()
+        target: Any = loaded.model
+        self.settings = settings
+        self.config = small_config(target.config, settings)
+        self.model: Any = LlamaForCausalLM(self.config)
+        self.model.get_input_embeddings().weight.data = principal_components(
+            target.get_input_embeddings().weight.float(), self.config.hidden_size
+        )
+        self.model.tie_weights()
+        self.tokenizer = loaded.tokenizer
+        self.teacher = target.get_output_embeddings().weight
+        self.module = self.model
+
+    def steps(self, batch: Batch, generator: torch.Generator, whole: bool) -> list[StepResult]:
+        hidden = self.model.model(input_ids=batch.tokens).last_hidden_state
+        logits = self.model.lm_head(hidden).float()
+        wanted = torch.nn.functional.linear(batch.final, self.teacher)
+        real = torch.arange(batch.tokens.shape[1]) < batch.lengths[:, None]
+        top = wanted.topk(self.settings["teacher_top_k"], 2)
+        weights = top.values.float().softmax(2)
+        crossed = logits.logsumexp(2) - (weights * logits.gather(2, top.indices)).sum(2)
+        agrees = (logits.argmax(2) == top.indices[:, :, 0]) & real
+        return [StepResult((crossed * real).sum() / real.sum(), agrees, real)]
+
+    def export(self, folder: Path, weights: Mapping[str, Tensor]) -> None:
+        self.config.save_pretrained(folder)
+        self.tokenizer.save_pretrained(folder)
+        stored = {name: _half(weight) for name, weight in weights.items() if name != "lm_head.weight"}
+        write_safetensors(folder / "model.safetensors", stored)
+
+
+def small_config(target: Any, settings: Mapping[str, Any]) -> LlamaConfig:
+    return LlamaConfig(
+        architectures=["LlamaForCausalLM"],
+        hidden_size=settings["hidden_size"],
+        intermediate_size=settings["intermediate_size"],
+        num_hidden_layers=settings["num_layers"],
+        num_attention_heads=settings["num_heads"],
+        num_key_value_heads=settings["num_heads"],
+        rms_norm_eps=target.rms_norm_eps,
+        rope_parameters=target.rope_parameters,
+        max_position_embeddings=target.max_position_embeddings,
+        vocab_size=target.vocab_size,
+        tie_word_embeddings=True,
+        bos_token_id=target.bos_token_id,
+        eos_token_id=target.eos_token_id,
+        pad_token_id=target.pad_token_id,
+    )
+
+
+def principal_components(embeddings: Tensor, size: int) -> Tensor:
+    """Rows projected on their `size` widest directions, scaled to a standard deviation of 0.02 times sqrt(size)."""
+    centred = embeddings - embeddings.mean(0)
+    _, vectors = torch.linalg.eigh(centred.T @ centred)
+    projected = centred @ vectors[:, -size:]
+    return projected / projected.std() * 0.05
+
+
+def _half(weight: Tensor) -> Tensor:
+    return weight.bfloat16() if weight.is_floating_point() else weight
+
+
+LEARNERS = {"eagle3": HeadLearner, "eagle1": HeadLearner, "small_model": LanguageModelLearner}

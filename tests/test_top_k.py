@@ -1,0 +1,43 @@
+"""Searching by blocks finds what torch finds, in vocabularies with and without room for blocks."""
+
+import pytest
+import torch
+
+from backend.top_k import largest, top_k
+
+SIZES = [5, 1000, 64 * 200, 49152]
+
+
+def some(size: int, dtype: torch.dtype = torch.float32) -> torch.Tensor:
+    return torch.randn(2, 3, size, generator=torch.Generator().manual_seed(size)).to(dtype)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("k", [1, 4, 30])
+def test_top_k_is_torchs(size, k, dtype):
+    values = some(size, dtype)
+    k = min(k, size)
+    found, places = top_k(values, k)
+    assert torch.equal(found, values.topk(k, dim=-1).values)
+    assert torch.equal(values.gather(-1, places), found)
+    assert all(len(set(row)) == k for row in places.flatten(0, 1).tolist())
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_the_first_of_equal_values_is_the_largest(size):
+    values = some(size).round()  # many ties
+    found, places = largest(values)
+    assert torch.equal(found, values.amax(-1))
+    assert torch.equal(places, (values == found[..., None]).int().argmax(-1))
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_rows_without_a_number_come_back_as_such(size):
+    values = torch.full((2, size), -torch.inf)
+    values[1, size // 2] = torch.nan
+    found, places = largest(values)
+    assert found[0] == -torch.inf
+    assert found[1].isnan()
+    assert ((places >= 0) & (places < size)).all()
+    assert (top_k(values[:1], 3)[0] == -torch.inf).all()
