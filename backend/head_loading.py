@@ -50,8 +50,8 @@ def _tensors(folder: Path) -> dict[str, Tensor]:
     if not files:
         raise TreebenchError(
             f"{folder} holds no model.safetensors: train or download the head; a pickled .bin is not loaded, "
-            "convert it where you trust it with `safetensors.torch.save_file(torch.load('pytorch_model.bin', weights_only=True), "
-            "'model.safetensors')`"
+            "convert it where you trust it with `safetensors.torch.save_file(torch.load('pytorch_model.bin', "
+            "weights_only=True), 'model.safetensors')`"
         )
     tensors: dict[str, Tensor] = {}
     for file in files:

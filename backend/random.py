@@ -80,11 +80,14 @@ class RandomStream:
 
     def of(self, purpose: str) -> "RandomStream":
         """An independent stream; acceptance uses "accept" and "residual", algorithms use "draft"."""
-        return RandomStream(_mix(self.keys ^ _number_of(purpose)))
+        return self._with_keys(_mix(self.keys ^ _number_of(purpose)))
 
     def select(self, rows: Int[Tensor, " row"]) -> "RandomStream":
         """The streams of some of the sequences."""
-        return RandomStream(self.keys[rows])
+        return self._with_keys(self.keys[rows])
+
+    def _with_keys(self, keys: Int[Tensor, " row"]) -> "RandomStream":
+        return type(self)(keys)
 
     def uniforms(self, counter: Int[Tensor, "batch ..."], num_lanes: int) -> Float[Tensor, "batch ... lane"]:
         """Uniform in [0, 1), 53 bits, fp64: a coarser grid would give small probabilities a visible error."""
@@ -165,6 +168,9 @@ class _KeyedStream(RandomStream):
         seed, sequences, positions = self._origin  # pyright: ignore[reportAttributeAccessIssue]
         key = torch.full_like(sequences, _signed(seed), dtype=torch.int64)
         return _derive(_derive(_mix(key), sequences.long()), positions.long())
+
+    def _with_keys(self, keys: Int[Tensor, " row"]) -> RandomStream:
+        return RandomStream(keys)
 
 
 def _first_above(weights: Tensor, uniforms: Tensor) -> tuple[Tensor, Tensor]:
