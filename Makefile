@@ -7,7 +7,7 @@ SWEEP ?= results/quick
 TEST_ENV := HF_HUB_OFFLINE=1 WANDB_MODE=disabled OMP_NUM_THREADS=1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup bench test test-slow check format clean
+.PHONY: help setup bench test test-slow gpu-check check format clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -30,6 +30,9 @@ test: setup ## all tests that need no GPU and are not slow
 
 test-slow: setup ## the slow tests: real prompts, peers, statistics
 	HF_HUB_OFFLINE=1 WANDB_MODE=disabled $(BIN)/python -m pytest -q -m "slow and not gpu"
+
+gpu-check: setup ## on a CUDA machine: kernels compiled, losslessness, memcheck, kernel times, quick sweep; one bundle
+	$(BIN)/python -m benchmarks.gpu_check
 
 check: setup ## lint, format and types
 	$(BIN)/ruff check .

@@ -9,11 +9,13 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from inspect import signature
 
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from backend.errors import Incompatible, TreebenchError
 from backend.matching import greedy, target_sampling, typical_lossy
+from backend.ops import Ops
+from backend.ops.select import TORCH
 from backend.random import RandomStream
 from backend.rejection import traversal, walk
 from backend.sampling import Sampler
@@ -32,7 +34,7 @@ class NumericEvents:
 
     _counts: dict[str, Tensor | int] = field(default_factory=lambda: {"invalid_rows": 0, "vanished_residuals": 0})
 
-    def count(self, event: str, happened: Bool[Tensor, "..."]) -> None:
+    def count(self, event: str, happened: Bool[Tensor, "..."] | Int[Tensor, "..."]) -> None:
         self._counts[event] = self._counts[event] + happened.sum()
 
     def read(self) -> dict[str, int]:
@@ -51,6 +53,7 @@ class AcceptanceRule:
     needs_laws: bool = False
     greedy_only: bool = False
     events: NumericEvents = field(default_factory=NumericEvents, compare=False)
+    ops: Ops = TORCH
 
     def __call__(
         self, draft: Draft, logits: Float[Tensor, "batch width vocab"], sampler: Sampler, random: RandomStream
@@ -59,7 +62,7 @@ class AcceptanceRule:
         check_compatible(self, draft.proposal, sampler.temperature)
         if self.needs_laws and draft.laws is None:
             raise Incompatible(f"{self.name} needs the laws that the children were drawn from; the draft has none")
-        return self.decide(draft, logits, sampler, random, self.events)
+        return self.decide(draft, logits, sampler, random, self.events, self.ops)
 
 
 _SAMPLED = frozenset({Proposal.IID, Proposal.WITHOUT_REPLACEMENT})

@@ -4,7 +4,8 @@ from torch import Tensor, nn
 from transformers import AttentionInterface
 
 from backend.errors import TreebenchError
-from backend.ops.reference import tree_attention
+from backend.ops import Ops
+from backend.ops.select import TORCH
 from backend.plan import ForwardPlan
 
 NAME = "treebench"
@@ -23,6 +24,7 @@ def attend(
     softcap: float | None = None,
     s_aux: Tensor | None = None,
     tree_plan: ForwardPlan | None = None,
+    tree_ops: Ops = TORCH,
     **kwargs: object,
 ) -> tuple[Tensor, None]:
     """Attention over a planned cache: query (batch, head, query, size), key and value the used part of the buffers."""
@@ -33,7 +35,7 @@ def attend(
     # None says "full attention" even where the module carries a window for other layers' sake
     window = getattr(module, "sliding_window", None) if sliding_window == NOT_GIVEN else sliding_window
     scale = scaling if scaling is not None else query.shape[-1] ** -0.5
-    output = tree_attention(query, key, value, tree_plan, scale, window, softcap, s_aux)
+    output = tree_ops.attention(query, key, value, tree_plan, scale, window, softcap, s_aux)
     return output.transpose(1, 2).contiguous(), None
 
 

@@ -8,6 +8,7 @@ from torch import Tensor
 from transformers.cache_utils import Cache
 
 from backend.errors import TreebenchError
+from backend.ops import Ops
 from backend.plan import ForwardPlan
 from backend.tree import NO_NODE
 
@@ -98,18 +99,11 @@ class KVCache:
                 buffer[self.rows, :, plan.slots] = new.transpose(1, 2)
         return self.keys[layer][:, :, : plan.used], self.values[layer][:, :, : plan.used]
 
-    def keep(self, places: Int[Tensor, "batch path"]) -> None:
-        """Commit the tree entries at `places` (root first, `NO_NODE`-padded): move them behind the prefix, in place.
-
-        Places ascend and place k is at least k, so the gather of all sources precedes the only overlapping stores.
-        """
-        order = torch.arange(places.shape[1], device=places.device)
-        kept = places != NO_NODE
-        source = self.lengths[:, None] + torch.where(kept, places, order)
-        target = self.lengths[:, None] + order
+    def keep(self, places: Int[Tensor, "batch path"], ops: Ops) -> None:
+        """Commit the tree entries at `places` (root first, `NO_NODE`-padded): move them behind the prefix, in place."""
         for stack in self.stacks:
-            stack[:, self.rows, :, target] = stack[:, self.rows, :, source]
-        self.lengths += kept.sum(1)
+            ops.keep(stack, places, self.lengths)
+        self.lengths += (places != NO_NODE).sum(1)
         self._longest += places.shape[1]
         self._exact = False
 

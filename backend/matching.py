@@ -9,6 +9,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from backend.ops import Ops
 from backend.random import RandomStream
 from backend.sampling import Sampler, likeliest
 from backend.tree import NO_NODE, WORD_BITS, Accepted, Draft, Proposal
@@ -23,12 +24,12 @@ def greedy(
     sampler: Sampler,
     random: RandomStream,
     events: "NumericEvents",
+    ops: Ops,
 ) -> Accepted:
     """Follow the target's largest logit; equals greedy decoding, whatever the tree."""
     picks, valid = likeliest(logits)
     events.count("invalid_rows", draft.exists & ~valid)
-    winners = deepest(draft, intact(draft, _matches(draft, picks)))
-    return Accepted(path_to(draft, winners), picks.gather(1, winners[:, None]).squeeze(1))
+    return ops.follow(draft, picks)
 
 
 def target_sampling(
@@ -37,16 +38,12 @@ def target_sampling(
     sampler: Sampler,
     random: RandomStream,
     events: "NumericEvents",
+    ops: Ops,
 ) -> Accepted:
     """Draw one token per node from the target and follow it; lossless for any tree that the draws did not shape."""
     probs = sampler.probs(logits)
     events.count("invalid_rows", draft.exists & ~(probs.sum(-1) > 0))
-    picks = random.of("accept").choose(probs, _places(draft))
-    matches = _matches(draft, picks)
-    if draft.proposal is Proposal.IID:
-        matches &= _first_of_token(draft)  # taking the better of two copies of a token would look at their draws
-    winners = deepest(draft, intact(draft, matches))
-    return Accepted(path_to(draft, winners), picks.gather(1, winners[:, None]).squeeze(1))
+    return ops.follow(draft, random.of("accept").choose(probs, _places(draft)))
 
 
 def typical_lossy(
@@ -55,6 +52,7 @@ def typical_lossy(
     sampler: Sampler,
     random: RandomStream,
     events: "NumericEvents",
+    ops: Ops,
     *,
     epsilon: float,
     delta: float,
@@ -73,6 +71,15 @@ def typical_lossy(
     winners = _likeliest_of_deepest(draft, intact(draft, passes | (_places(draft) == 0)), own)
     bonus = random.of("residual").choose(probs[_rows(draft)[:, 0], winners], winners)
     return Accepted(path_to(draft, winners), bonus)
+
+
+def follow(draft: Draft, picks: Int[Tensor, "batch width"]) -> Accepted:
+    """The deepest path of the draft whose tokens are their parents' picks, and the pick where it ends."""
+    matches = _matches(draft, picks)
+    if draft.proposal is Proposal.IID:
+        matches &= _first_of_token(draft)  # taking the better of two copies of a token would look at their draws
+    winners = deepest(draft, intact(draft, matches))
+    return Accepted(path_to(draft, winners), picks.gather(1, winners[:, None]).squeeze(1))
 
 
 def intact(draft: Draft, matches: Bool[Tensor, "batch width"]) -> Bool[Tensor, "batch width"]:

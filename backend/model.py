@@ -2,26 +2,25 @@
 
 from collections.abc import Sequence
 from contextlib import nullcontext
-from typing import Any
+from functools import partial
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 from transformers import PreTrainedModel
-from transformers.cache_utils import Cache
 
-from backend.attention import NAME, use_tree_attention
 from backend.errors import TreebenchError
 from backend.fusion import fuse, matrix_product_for
+from backend.graphs import Graphs
 from backend.kv_cache import KVCache, LayerShape, PlannedCache
 from backend.layers import FeatureTap
 from backend.memory import memory_of_forward
+from backend.ops import Ops
+from backend.ops.select import create_ops
 from backend.plan import ForwardPlan, place_of, prompt_plan, tree_plan
+from backend.probe import TRIAL, max_context, probe, refused, trial_logits
 from backend.timing import Stopwatch
 from backend.tree import Accepted, TokenTree
-
-SUPPORTED_LAYERS = {"full_attention", "sliding_attention", "chunked_attention"}
-TRIAL = [1, 2, 3, 4]  # a token each for a committed prefix, a root and two children
 
 
 class TreeModel:
@@ -32,10 +31,13 @@ class TreeModel:
     with it, and no node twice; `backend.drafters.draft_model.DraftModel` lifts both conditions.
     """
 
-    def __init__(self, model: PreTrainedModel, shapes: dict[int, LayerShape] | None = None) -> None:
+    def __init__(
+        self, model: PreTrainedModel, shapes: dict[int, LayerShape] | None = None, ops: Ops | None = None
+    ) -> None:
         own_logits = trial_logits(model) if shapes is None else None
         self.model = model
-        self.shapes = shapes if shapes is not None else probe(model)
+        self.ops = ops or create_ops("auto", model.device)
+        self.shapes = shapes if shapes is not None else probe(model, self.ops)
         fuse(model)
         self._reset()
         if own_logits is not None:
@@ -45,6 +47,7 @@ class TreeModel:
     def _reset(self) -> None:
         self.cache: KVCache | None = None
         self.entries = torch.empty(0, 0, dtype=torch.int64)
+        self.graphs: Graphs | None = None
         self.clock = Stopwatch(self.model.device)
         self.tap: FeatureTap | None = None
         self.num_rows = 0
@@ -102,13 +105,14 @@ class TreeModel:
 
     def expand(self, tree: TokenTree, nodes: Int[Tensor, "batch new"]) -> Float[Tensor, "batch new vocab"]:
         """Logits after each node (`NO_NODE`: unspecified but finite); one forward for all of them."""
-        cache = self._cache()
+        cache, width = self._cache(), nodes.shape[1]
+        nodes = self._padded(nodes)
         plan = tree_plan(tree, nodes, self.entries, cache.lengths, cache.longest)
-        return self._score(tree.tokens.gather(1, nodes.clamp(min=0)), nodes, plan)
+        return self._score(tree.tokens.gather(1, nodes.clamp(min=0)), nodes, plan)[:, :width]
 
     def commit(self, tree: TokenTree, accepted: Accepted) -> None:
         """Keep the accepted path behind the prefix and forget the rest of the tree."""
-        self._cache().keep(place_of(accepted.path, self.entries))
+        self._cache().keep(place_of(accepted.path, self.entries), self.ops)
         self.entries = self.entries[:, :0]
 
     def settle(self) -> None:
@@ -117,9 +121,17 @@ class TreeModel:
 
     def _score(self, tokens: Tensor, nodes: Tensor, plan: ForwardPlan) -> Tensor:
         self._cache().require(plan.used)
-        logits = self._forward(tokens, plan, keep=nodes.shape[1])
+        logits = self._replay_or_run(tokens, plan, keep=nodes.shape[1])
         self.entries = torch.cat([self.entries, nodes], 1)
         return logits
+
+    def _padded(self, nodes: Tensor) -> Tensor:
+        return self.graphs.padded(nodes) if self.graphs is not None and self.tap is None else nodes
+
+    def _replay_or_run(self, tokens: Tensor, plan: ForwardPlan, keep: int) -> Tensor:
+        if self.graphs is None or self.tap is not None:  # a replay passes by the hooks that keep features
+            return self._forward(tokens, plan, keep)
+        return self.graphs.run(partial(self._forward, keep=keep), tokens, plan, self._cache())
 
     def _forward(self, tokens: Tensor, plan: ForwardPlan, keep: int, stage: str = "forward") -> Tensor:
         self.num_rows = tokens.shape[1] if stage == "prefill" else keep
@@ -132,6 +144,7 @@ class TreeModel:
                 use_cache=True,
                 logits_to_keep=self._last(keep, tokens.shape[1]),
                 tree_plan=plan,
+                tree_ops=self.ops,
             )
         return output.logits
 
@@ -143,85 +156,6 @@ class TreeModel:
         if self.cache is None:
             raise RuntimeError("call allocate() first")
         return self.cache
-
-
-def max_context(config: Any) -> int:
-    """Longest sequence the model can be verified on.
-
-    Chunked attention only within its first chunk; LongRoPE only where it rotates every cached key by its short factors.
-    """
-    limit = getattr(config, "max_position_embeddings", None) or getattr(config, "n_positions", None) or 1 << 30
-    if "chunked_attention" in (getattr(config, "layer_types", None) or []):
-        limit = min(limit, config.attention_chunk_size)
-    for rope in _rope_parameters(config):
-        if rope.get("rope_type") == "longrope":
-            limit = min(limit, rope["original_max_position_embeddings"])
-    return limit
-
-
-class _ProbeCache(Cache):
-    """Records what each layer stores, and returns it unchanged."""
-
-    def __init__(self) -> None:
-        self.layers = []
-        self.shapes: dict[int, LayerShape] = {}
-
-    def update(self, key_states: Tensor, value_states: Tensor, layer_idx: int, *args: object, **kwargs: object):
-        self.shapes[layer_idx] = LayerShape(key_states.shape[1], key_states.shape[3], value_states.shape[3])
-        return key_states, value_states
-
-    def get_seq_length(self, layer_idx: int = 0) -> int:
-        return 0
-
-
-def check_config(config: Any) -> None:
-    """Refuse what a configuration alone shows to be impossible."""
-    if config.is_encoder_decoder:
-        raise _refused(config, "it is an encoder-decoder")
-    unknown = sorted(set(getattr(config, "layer_types", None) or []) - SUPPORTED_LAYERS)
-    if unknown:
-        raise _refused(config, f"its layers of type {', '.join(unknown)} carry state that a tree cannot share")
-    if any(rope.get("rope_type") == "dynamic" for rope in _rope_parameters(config)):
-        raise _refused(config, "its rotary scaling changes with the current length (rope_type dynamic)")
-
-
-def probe(model: PreTrainedModel) -> dict[int, LayerShape]:
-    """Switch the model to tree attention and learn its cache layout from a two-token forward.
-
-    Raises TreebenchError, by architecture name, for what cannot be verified as a tree: recurrent or hybrid layers,
-    attention that bypasses transformers' attention interface, rotary scaling that depends on the current length.
-    """
-    config = model.config
-    check_config(config)
-    cache, plan = _ProbeCache(), prompt_plan(1, 2, model.device)
-    tokens = torch.zeros(1, 2, dtype=torch.int64, device=model.device)
-    try:
-        use_tree_attention(model)
-        with torch.inference_mode():
-            model(input_ids=tokens, position_ids=plan.positions, past_key_values=cache, use_cache=True, tree_plan=plan)
-    except torch.OutOfMemoryError:
-        raise
-    except (ValueError, TypeError, AttributeError, RuntimeError, TreebenchError) as error:
-        raise _refused(config, " ".join(str(error).split())) from error
-    if not cache.shapes or config._attn_implementation != NAME:
-        raise _refused(config, "its attention does not go through transformers' attention interface")
-    if "sliding_attention" in (getattr(config, "layer_types", None) or []) and not plan.windows:
-        raise _refused(config, "its attention function is not told the sliding window")
-    return dict(sorted(cache.shapes.items()))
-
-
-def trial_logits(model: PreTrainedModel) -> Float[Tensor, "child vocab"] | None:
-    """What the model's own attention says after two texts that differ in their last token.
-
-    None where it is replaced already, and in half precision: on unusual tokens rounding alone can turn the logits over
-    (SmolLM2 in bf16 is off by twice their size), so the trial would say nothing.
-    """
-    check_config(model.config)
-    if model.config._attn_implementation == NAME or model.dtype.itemsize < 4:
-        return None
-    with torch.inference_mode():
-        texts = torch.tensor([TRIAL[:3], [*TRIAL[:2], TRIAL[3]]], device=model.device)
-        return model(input_ids=texts, use_cache=False).logits[:, -1].float()
 
 
 def check_trial(model: "TreeModel", own: Float[Tensor, "child vocab"]) -> None:
@@ -238,14 +172,4 @@ def check_trial(model: "TreeModel", own: Float[Tensor, "child vocab"]) -> None:
         TreeModel.prefill(model, prefix[None], torch.ones_like(prefix))
         found = TreeModel.expand(model, tree, torch.arange(3, device=model.device)[None])[0, 1:].float()
     if (found - own).norm() > 1e-3 * own.norm():  # beyond rounding: another function
-        raise _refused(model.model.config, "its logits over a tree are not those of its own attention on each path")
-
-
-def _refused(config: Any, reason: str) -> TreebenchError:
-    return TreebenchError(f"the architecture {config.model_type!r} cannot be tree-verified: {reason}")
-
-
-def _rope_parameters(config: Any) -> list[dict[str, Any]]:
-    """One set for all layers, or one per type of layer."""
-    parameters = getattr(config, "rope_parameters", None) or {}
-    return [parameters, *(nested for nested in parameters.values() if isinstance(nested, dict))]
+        raise refused(model.model.config, "its logits over a tree are not those of its own attention on each path")

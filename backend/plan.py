@@ -1,6 +1,7 @@
 """Where the tokens of one forward go in the cache and what each of them may see."""
 
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import torch
 from jaxtyping import Bool, Int
@@ -10,11 +11,64 @@ from backend.tree import NO_NODE, TokenTree
 
 
 @dataclass
+class TreeLayout:
+    """What the tokens of one forward see: leading slots of their row, and tree slots by ancestry.
+
+    Tree slot `base + j` holds node `shown[:, j]`; the forward's own nodes are the last of them. Owed tokens, in front
+    of the nodes, see the prefix and each other causally. The dense mask is built only for operations that ask for it;
+    kernels read `words` instead, which the first of them builds.
+    """
+
+    tree: TokenTree
+    shown: Int[Tensor, "batch shown"]
+    num_nodes: int
+    lengths: Int[Tensor, " batch"]  # committed tokens; no query has a smaller position
+    base: Int[Tensor, " batch"]  # lengths and owed tokens
+    num_owed: int
+    words: Int[Tensor, "batch node word"] | None = None  # bit j % 64 of word j // 64 stands for tree slot j
+
+    @property
+    def nodes(self) -> Int[Tensor, "batch node"]:
+        return self.shown[:, self.shown.shape[1] - self.num_nodes :]
+
+    @property
+    def owed(self) -> Int[Tensor, " batch"]:
+        return self.base - self.lengths
+
+    @property
+    def slots(self) -> Int[Tensor, "batch shown"]:
+        return self.base[:, None] + torch.arange(self.shown.shape[1], device=self.base.device)
+
+    @cached_property
+    def positions(self) -> Int[Tensor, "batch shown"]:
+        return self.base[:, None] + self.tree.depths.gather(1, self.shown.clamp(min=0))
+
+    def visible(self, used: int) -> Bool[Tensor, "batch query slot"]:
+        seen = self.tree.is_ancestor(self.shown, self.nodes)
+        slot = torch.arange(used, device=self.base.device)
+        visible = (slot < self.base[:, None])[:, None, :].repeat(1, seen.shape[1], 1)
+        visible.scatter_(2, self.slots[:, None, :].expand(-1, seen.shape[1], -1), seen)
+        visible[:, :, 0] |= ~seen.any(2)  # a padded query must see something finite
+        return torch.cat([self._visible_to_owed(slot), visible], 1) if self.num_owed else visible
+
+    def _visible_to_owed(self, slot: Tensor) -> Bool[Tensor, "batch owed slot"]:
+        order = torch.arange(self.num_owed, device=slot.device)
+        is_owed = (order < self.owed[:, None])[:, :, None]
+        visible = (slot <= (self.lengths[:, None] + order)[:, :, None]) & is_owed
+        visible[:, :, :1] |= ~is_owed
+        return visible
+
+    def slot_positions(self, used: int) -> Int[Tensor, "batch slot"]:
+        positions = torch.arange(used, device=self.base.device).repeat(self.shown.shape[0], 1)
+        return positions.scatter_(1, self.slots, self.positions)
+
+
+@dataclass
 class ForwardPlan:
     """Slots, positions and visibility of the tokens of one forward.
 
-    `used` slots of every row are read. `visible` None means that every query sees all of them; `causal` marks a
-    prompt pass into an empty cache. `start` is the first slot where all rows write the same contiguous run.
+    `used` slots of every row are read. `layout` None means a pass over all used slots, `causal` a prompt pass into an
+    empty cache. `start` is the first slot where all rows write the same contiguous run.
     """
 
     slots: Int[Tensor, "batch query"]
@@ -22,16 +76,22 @@ class ForwardPlan:
     used: int
     start: int | None = None
     causal: bool = False
-    visible: Bool[Tensor, "batch query slot"] | None = None
-    slot_positions: Int[Tensor, "batch slot"] | None = None  # needed by sliding windows only
+    layout: TreeLayout | None = None
+    sees_all: bool = False  # the only query sees every used slot
     _masks: dict[tuple[int | None, int, torch.dtype], Tensor] = field(default_factory=dict)
+
+    @cached_property
+    def visible(self) -> Bool[Tensor, "batch query slot"] | None:
+        """The dense mask of a tree; None where it would say nothing."""
+        return None if self.layout is None or self.sees_all else self.layout.visible(self.used)
 
     def mask(self, window: int | None, groups: int, dtype: torch.dtype) -> Tensor:
         """Additive mask (batch, 1, groups * query, slot), built once per forward for each kind of layer."""
         key = (window, groups, dtype)
         if key not in self._masks:
-            mask = torch.zeros(self._visible_within(window).shape, dtype=dtype, device=self.slots.device)
-            mask.masked_fill_(~self._visible_within(window), torch.finfo(dtype).min)
+            visible = self._visible_within(window)
+            mask = torch.zeros(visible.shape, dtype=dtype, device=self.slots.device)
+            mask.masked_fill_(~visible, torch.finfo(dtype).min)
             self._masks[key] = mask.repeat(1, groups, 1)[:, None]
         return self._masks[key]
 
@@ -47,12 +107,12 @@ class ForwardPlan:
             shape = (*self.slots.shape, self.used)
             keys = torch.arange(self.used, device=self.slots.device).expand(shape[0], 1, -1)
             visible = keys <= queries if self.causal else torch.ones(shape, dtype=torch.bool, device=keys.device)
+        elif window is None:
+            return self.visible
         else:
-            visible, keys = self.visible, self.slot_positions
-            keys = keys[:, None, :] if keys is not None else None
-        if window is None or keys is None:
-            return visible
-        return visible & (keys > queries - window)
+            assert self.layout is not None
+            visible, keys = self.visible, self.layout.slot_positions(self.used)[:, None, :]
+        return visible if window is None else visible & (keys > queries - window)
 
 
 def prompt_plan(batch: int, length: int, device: torch.device) -> ForwardPlan:
@@ -77,52 +137,29 @@ def tree_plan(
     batch, num_new = nodes.shape
     num_entries = entries.shape[1]
     base = lengths if owed is None else lengths + owed
-    order = torch.arange(num_owed + num_entries + num_new, device=nodes.device)
-    tree_slots = base[:, None] + order[: num_entries + num_new]
-    node_slots = tree_slots[:, num_entries:]
-    depths = tree.depths.gather(1, torch.cat([entries, nodes], 1).clamp(min=0))
+    layout = TreeLayout(
+        tree, torch.cat([entries, nodes], 1), num_new, lengths, base, num_owed if owed is not None else 0
+    )
     plan = ForwardPlan(
-        slots=node_slots,
-        positions=base[:, None] + depths[:, num_entries:],
+        slots=layout.slots[:, num_entries:],
+        positions=layout.positions[:, num_entries:],
         used=longest + num_owed + num_entries + num_new,
         start=longest + num_entries if batch == 1 and owed is None else None,
+        layout=layout,
+        sees_all=batch == 1 and num_new == 1 and num_entries == 0 and num_owed == 0,
     )
-    if batch == 1 and num_new == 1 and num_entries == 0 and num_owed == 0:
-        plan.slot_positions = torch.arange(plan.used, device=nodes.device)[None]
-        return plan
-    seen = tree.is_ancestor(torch.cat([entries, nodes], 1), nodes)
-    _show(plan, seen, tree_slots, base)
-    plan.slot_positions = _slot_positions(plan.used, tree_slots, base[:, None] + depths)
     if owed is not None:
-        _prepend_owed(plan, lengths, owed, order[:num_owed])
+        _prepend_owed(plan, lengths, owed, num_owed)
     return plan
 
 
-def _show(plan: ForwardPlan, seen: Tensor, tree_slots: Tensor, base: Tensor) -> None:
-    slot = torch.arange(plan.used, device=base.device)
-    visible = (slot < base[:, None])[:, None, :].repeat(1, seen.shape[1], 1)
-    visible.scatter_(2, tree_slots[:, None, :].expand(-1, seen.shape[1], -1), seen)
-    visible[:, :, 0] |= ~seen.any(2)  # a padded query must see something finite
-    plan.visible = visible
-
-
-def _slot_positions(used: int, tree_slots: Tensor, tree_positions: Tensor) -> Tensor:
-    positions = torch.arange(used, device=tree_slots.device).repeat(tree_slots.shape[0], 1)
-    return positions.scatter_(1, tree_slots, tree_positions)
-
-
-def _prepend_owed(plan: ForwardPlan, lengths: Tensor, owed: Tensor, order: Tensor) -> None:
-    """Owed tokens see the prefix and each other causally; a row that owes fewer parks its padding behind its tree."""
-    is_owed = order < owed[:, None]
+def _prepend_owed(plan: ForwardPlan, lengths: Tensor, owed: Tensor, num_owed: int) -> None:
+    """A row that owes fewer tokens than another parks its padding behind its tree."""
+    order = torch.arange(num_owed, device=lengths.device)
     own = lengths[:, None] + order
     behind = plan.slots[:, -1:] + 1 + order - owed[:, None]
-    slot = torch.arange(plan.used, device=lengths.device)
-    visible = (slot <= own[:, :, None]) & is_owed[:, :, None]
-    visible[:, :, 0] |= ~is_owed
-    assert plan.visible is not None
-    plan.slots = torch.cat([torch.where(is_owed, own, behind), plan.slots], 1)
+    plan.slots = torch.cat([torch.where(order < owed[:, None], own, behind), plan.slots], 1)
     plan.positions = torch.cat([own, plan.positions], 1)
-    plan.visible = torch.cat([visible, plan.visible], 1)
 
 
 def place_of(nodes: Int[Tensor, "batch node"], among: Int[Tensor, "batch entry"]) -> Int[Tensor, "batch node"]:

@@ -11,6 +11,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from backend.matching import path_to
+from backend.ops import Ops
 from backend.random import RandomStream
 from backend.sampling import Sampler
 from backend.tree import Accepted, Draft, Proposal
@@ -42,6 +43,7 @@ def walk(
     sampler: Sampler,
     random: RandomStream,
     events: "NumericEvents",
+    ops: Ops,
 ) -> Accepted:
     """Try the children of a node in turn, descend into the first that is accepted, else emit from the residual.
 
@@ -49,6 +51,18 @@ def walk(
     replacement: recursive rejection (Sequoia, Chen et al., 2024), the law loses each rejected token; once it is empty
     no further child is tried (DySpec, Xiong et al., 2024).
     """
+    places, left = ops.walk(draft, logits, sampler, random, events)
+    return Accepted(path_to(draft, places), random.of("residual").choose(left, places))
+
+
+def walk_in_turn(
+    draft: Draft,
+    logits: Float[Tensor, "batch width vocab"],
+    sampler: Sampler,
+    random: RandomStream,
+    events: "NumericEvents",
+) -> tuple[Int[Tensor, " batch"], Float[Tensor, "batch vocab"]]:
+    """The place where each row's walk ends, and what the rejections there have left of the target's law."""
     step = _Step(draft, logits, sampler, random, events)
     tokens, parents = draft.of_nodes(draft.tree.tokens), draft.parent_places()
     walk = _Walk.start(step)
@@ -56,7 +70,7 @@ def walk(
         rows = ((parents[:, place] == walk.at) & walk.is_open).nonzero().squeeze(1)
         if len(rows):
             walk.try_child(step, rows, place, tokens[rows, place, None])
-    return Accepted(path_to(draft, walk.at), random.of("residual").choose(walk.target, walk.at))
+    return walk.at, walk.target
 
 
 @dataclass
@@ -118,6 +132,7 @@ def traversal(
     sampler: Sampler,
     random: RandomStream,
     events: "NumericEvents",
+    ops: Ops,
 ) -> Accepted:
     """Traversal verification (Weng et al., 2025): decide from the leaves up, so that a path is judged as a whole."""
     step = _Step(draft, logits, sampler, random, events)

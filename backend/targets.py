@@ -11,6 +11,7 @@ from backend import loading
 from backend.errors import TreebenchError
 from backend.loading import LoadedModel
 from backend.model import TreeModel
+from backend.ops.select import create_ops
 from backend.roofline import Shape
 from backend.synthetic import SyntheticTarget, byte_tokenizer, law_of
 from backend.tree import Accepted, TokenTree
@@ -68,12 +69,12 @@ def is_shape_only(config: Mapping[str, Any]) -> bool:
     return config.get("kind") in SHAPED
 
 
-def build_target(config: Mapping[str, Any], dtype: str, device: str) -> tuple[LoadedModel, Target]:
+def build_target(config: Mapping[str, Any], dtype: str, device: str, ops: str = "auto") -> tuple[LoadedModel, Target]:
     """The target that runs here, and its tokenizer. A stand-in runs the model that it names."""
     if config.get("kind") == "stand_in":
-        return build_target(config["runs"], dtype, device)
+        return build_target(config["runs"], dtype, device, ops)
     if config.get("kind") == "synthetic":
         loaded = LoadedModel(None, byte_tokenizer(), config["name"], f"law {dict(config['law'])}", ())
         return loaded, SyntheticTarget(law_of(config["law"]))
     loaded = loading.load_target(config, dtype, device)
-    return loaded, TreeModel(loaded.model)
+    return loaded, TreeModel(loaded.model, ops=create_ops(ops, loaded.model.device))

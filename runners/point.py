@@ -1,5 +1,6 @@
 """Builds the parts of one benchmark point from its config."""
 
+import importlib
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
@@ -12,7 +13,10 @@ from backend.acceptance import AcceptanceRule, check_compatible, create_rule, de
 from backend.costs import CostModel
 from backend.drafters.registry import DRAFTERS, clocked_models, create_drafter
 from backend.errors import TreebenchError
+from backend.graphs import Graphs, capture_on_gpu
 from backend.loading import DTYPES, LoadedModel
+from backend.model import TreeModel
+from backend.ops.select import CHOICES, create_ops
 from backend.registry import suggestion
 from backend.sampling import Sampler
 from backend.targets import build_target, check_target
@@ -93,35 +97,57 @@ def check_settings(config: Mapping[str, Any]) -> None:
         raise TreebenchError(f"dtype {config['dtype']!r} is not supported: choose one of {', '.join(DTYPES)}")
     if not isinstance(config["force"], bool):
         raise TreebenchError(f"force is {config['force']!r}; it must be true or false")
+    check_backend(config["backend"], config["device"].get("torch_device"))
+
+
+def check_backend(backend: Mapping[str, Any], device: str) -> None:
+    if backend["ops"] not in CHOICES:
+        raise TreebenchError(f"backend.ops is {backend['ops']!r}; choose one of {', '.join(CHOICES)}")
+    if not isinstance(backend["graphs"], bool):
+        raise TreebenchError(f"backend.graphs is {backend['graphs']!r}; it must be true or false")
+    if backend["graphs"] and (device != "cuda" or backend["ops"] == "torch"):
+        raise TreebenchError("backend.graphs=true needs device=cuda and backend.ops=triton, or auto")
 
 
 def build(config: Mapping[str, Any]) -> Point:
     """Load the target and put the two decoders on it. An algorithm that drafts nothing gets no drafter."""
     if config["device"]["threads"]:
         torch.set_num_threads(config["device"]["threads"])
-    loaded, target = build_target(config["target"], config["dtype"], config["device"]["torch_device"])
+    use = config["backend"]["ops"]
+    loaded, target = build_target(config["target"], config["dtype"], config["device"]["torch_device"], use)
+    ops = create_ops(use, target.device)
+    use_graphs(config, target)
     drafter: Any = None
     if needs_drafter(config["algorithm"]["name"]):
         kind, options = _split("drafter", config["drafter"], "kind", "name")
         drafter = create_drafter(kind, target, loaded, options)
+        use_graphs(config, drafter)
     costs, ledger = cost_model(config, target, drafter), None
     if costs is not None and basis_of(config) == "projected":
         ledger = Ledger(costs)
         drafter = ProjectedDrafter(drafter, ledger) if drafter else None
     algorithm = create_algorithm(config, drafter, costs)
     sampler = Sampler(config["temperature"], config["top_k"], config["top_p"])
+    rule = replace(rule_for(config, algorithm.proposal), ops=ops)
     plain = create("autoregressive", None, {})
-    plain_rule = create_rule(default_rule(Proposal.DETERMINISTIC, config["temperature"]))
+    plain_rule = replace(create_rule(default_rule(Proposal.DETERMINISTIC, config["temperature"])), ops=ops)
     limits = Limits(
         config["max_new_tokens"] or config["task"]["max_new_tokens"],
         loaded.eos_token_ids,
         config["backend"]["tree_slots"],
     )
     baseline = Decoder(target, plain, None, plain_rule, sampler, config["seed"])
-    method = Decoder(target, algorithm, drafter, rule_for(config, algorithm.proposal), sampler, config["seed"])
+    method = Decoder(target, algorithm, drafter, rule, sampler, config["seed"])
     if ledger is not None:
         baseline, method = projected(baseline, ledger), projected(method, ledger)
     return Point(loaded, baseline, method, limits, costs, ledger)
+
+
+def use_graphs(config: Mapping[str, Any], model: object) -> None:
+    """Replay the forwards of a tree model as CUDA graphs, where the configuration asks for it."""
+    if config["backend"]["graphs"] and isinstance(model, TreeModel):
+        words = importlib.import_module("backend.ops.triton_bitmask").layout_words
+        model.graphs = Graphs(words, capture_on_gpu)
 
 
 def create_algorithm(config: Mapping[str, Any], drafter: Drafter | None, costs: CostModel | None) -> TreeAlgorithm:

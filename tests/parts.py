@@ -1,7 +1,9 @@
 """Every registered algorithm and drafter, small, on tiny models: what registry-wide tests run over."""
 
+from collections.abc import Iterable
 from typing import Any
 
+import pytest
 import torch
 from omegaconf import OmegaConf
 
@@ -116,3 +118,8 @@ def make_decoder(
 def prompts(lengths: list[int], seed: int = 0) -> list[list[int]]:
     generator = torch.Generator().manual_seed(seed)
     return [torch.randint(1, VOCAB, (length,), generator=generator).tolist() for length in lengths]
+
+
+def some_slow(cases: Iterable[Any], num_fast: int) -> list[Any]:
+    """The first cases for every run, the others for the slow one."""
+    return [case if i < num_fast else pytest.param(case, marks=pytest.mark.slow) for i, case in enumerate(cases)]

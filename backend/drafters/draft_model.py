@@ -8,6 +8,7 @@ from transformers import PreTrainedModel
 
 from backend.kv_cache import LayerShape
 from backend.model import TreeModel
+from backend.ops import Ops
 from backend.plan import place_of, tree_plan
 from backend.tree import NO_NODE, Accepted, TokenTree, Verified
 
@@ -20,31 +21,40 @@ class DraftModel(TreeModel):
     """
 
     def __init__(
-        self, name: str, model: PreTrainedModel, vocab_size: int, shapes: dict[int, LayerShape] | None = None
+        self,
+        name: str,
+        model: PreTrainedModel,
+        vocab_size: int,
+        shapes: dict[int, LayerShape] | None = None,
+        ops: Ops | None = None,
     ) -> None:
-        super().__init__(model, shapes)
+        super().__init__(model, shapes, ops)
         self.name = name
         self.target_vocab_size = vocab_size
         self.owed_tokens = torch.empty(0, 0, dtype=torch.int64)
         self.owed = torch.empty(0, dtype=torch.int64)
+        self.has_committed = False  # since the last expansion: how much is owed is known on the device only
 
     def again(self) -> "DraftModel":
         """The same draft a second time: the weights are shared, the cache is not."""
-        return DraftModel(self.name, self.model, self.target_vocab_size, self.shapes)
+        return DraftModel(self.name, self.model, self.target_vocab_size, self.shapes, self.ops)
 
     def prefill(self, prompts: Int[Tensor, "batch prompt"], lengths: Int[Tensor, " batch"]) -> None:
         super().prefill(prompts, lengths)
         self.owed_tokens = prompts.new_empty(prompts.shape[0], 0)
         self.owed = torch.zeros_like(lengths)
+        self.has_committed = False
 
     def expand(self, tree: TokenTree, nodes: Int[Tensor, "batch new"]) -> Float[Tensor, "batch new vocab"]:
         cache = self._cache()
-        with_ancestors = self._with_unseen_ancestors(tree, nodes)
+        self._read_owed()
+        wanted = self._with_unseen_ancestors(tree, nodes)
+        padded = self._padded(wanted)
         num_owed = self.owed_tokens.shape[1]
         owed = self.owed if num_owed else None
-        plan = tree_plan(tree, with_ancestors, self.entries, cache.lengths, cache.longest, owed, num_owed)
-        tokens = torch.cat([self.owed_tokens, tree.tokens.gather(1, with_ancestors.clamp(min=0))], 1)
-        logits = self._score(tokens, with_ancestors, plan)[:, -nodes.shape[1] :]
+        plan = tree_plan(tree, padded, self.entries, cache.lengths, cache.longest, owed, num_owed)
+        tokens = torch.cat([self.owed_tokens, tree.tokens.gather(1, padded.clamp(min=0))], 1)
+        logits = self._score(tokens, padded, plan)[:, wanted.shape[1] - nodes.shape[1] : wanted.shape[1]]
         if owed is not None:
             cache.lengths += owed
             cache.settle()
@@ -52,14 +62,21 @@ class DraftModel(TreeModel):
         return fit_vocabulary(logits.float(), self.target_vocab_size).log_softmax(2)
 
     def commit(self, tree: TokenTree, accepted: Accepted, verified: Verified | None = None) -> None:
-        """Keep the cached prefix of the accepted path; owe the rest of it."""
+        """Keep the cached prefix of the accepted path; owe the rest of it. Waits for nothing; the next step does."""
         places = place_of(accepted.path, self.entries)
         cached = (places != NO_NODE).sum(1)
         if self.entries.shape[1]:
-            self._cache().keep(places)
-            self._cache().settle()
+            self._cache().keep(places, self.ops)
         self._owe(tree.tokens.gather(1, accepted.path.clamp(min=0)), cached, accepted.num_nodes)
         self.entries = self.entries[:, :0]
+        self.has_committed = True
+
+    def _read_owed(self) -> None:
+        """Bring lengths to the host where the device is idle: at the start of a step, not between its kernels."""
+        if self.has_committed:
+            self._cache().settle()
+            self.owed_tokens = self.owed_tokens[:, : int(self.owed.max())]
+            self.has_committed = False
 
     def _owe(self, tokens: Tensor, start: Tensor, stop: Tensor) -> None:
         """Append tokens[b, start[b]:stop[b]] to what row b owes."""
@@ -70,7 +87,7 @@ class DraftModel(TreeModel):
         target = torch.where(wanted, self.owed[:, None] + order - start[:, None], unwanted)
         space.scatter_(1, target, tokens)
         self.owed = self.owed + (stop - start).clamp(min=0)
-        self.owed_tokens = space[:, : int(self.owed.max())]
+        self.owed_tokens = space[:, :unwanted]
 
     def _with_unseen_ancestors(self, tree: TokenTree, nodes: Tensor) -> Tensor:
         """The nodes, preceded by those of their ancestors that are in neither the cache nor the request."""

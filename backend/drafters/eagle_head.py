@@ -12,7 +12,6 @@ from backend.heads import EagleHead, Rows
 from backend.kv_cache import KVCache, LayerShape
 from backend.loading import LoadedModel
 from backend.model import TreeModel
-from backend.ops.reference import tree_attention
 from backend.plan import ForwardPlan, place_of, prompt_plan, tree_plan
 from backend.timing import Stopwatch
 from backend.tree import NO_NODE, Accepted, TokenTree, Verified
@@ -80,7 +79,7 @@ class EagleHeadDrafter:
         self.root_state = states.gather(1, last)
         expanded = bool(self.entries.shape[1])
         if expanded:
-            self._cache().keep(place_of(accepted.path[:, :1], self.entries))
+            self._cache().keep(place_of(accepted.path[:, :1], self.entries), self.target.ops)
             self._cache().settle()
         first = 1 if expanded else 0
         self._owe(tokens[:, first:], states[:, first:-1], (count - first).clamp(min=0))
@@ -124,7 +123,7 @@ class EagleHeadDrafter:
 
         def attend(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
             keys, values = cache.write(0, key, value, plan)
-            return tree_attention(query, keys, values, plan, query.shape[3] ** -0.5)
+            return self.target.ops.attention(query, keys, values, plan, query.shape[3] ** -0.5, None, None, None)
 
         with self.clock.stage("forward"):
             return self.head(rows, attend)

@@ -22,7 +22,7 @@ class SelfDraft(DraftModel):
     """
 
     def __init__(self, name: str, target: TreeModel, model: PreTrainedModel) -> None:
-        super().__init__(name, model, target.vocab_size, target.shapes)
+        super().__init__(name, model, target.vocab_size, target.shapes, target.ops)
         self.target = target
 
     def again(self) -> "SelfDraft":

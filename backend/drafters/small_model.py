@@ -17,4 +17,4 @@ def build(target: TreeModel, loaded: LoadedModel, *, path: str, revision: str | 
             f"drafter {draft.name} has another tokenizer than target {loaded.name}; "
             "choose a draft model of the same family"
         )
-    return DraftModel(draft.name, draft.model, target.vocab_size)
+    return DraftModel(draft.name, draft.model, target.vocab_size, ops=target.ops)

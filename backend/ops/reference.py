@@ -2,10 +2,11 @@
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from backend.plan import ForwardPlan
+from backend.tree import NO_NODE
 
 
 def tree_attention(
@@ -34,6 +35,21 @@ def tree_attention(
     else:
         output = _attention_with_options(packed, key, value, mask, scale, softcap, _packed_sinks(sinks, key, query))
     return output.reshape(batch, heads, num_queries, value.shape[-1])
+
+
+def keep(
+    stack: Float[Tensor, "layer batch head slot size"],
+    places: Int[Tensor, "batch path"],
+    lengths: Int[Tensor, " batch"],
+) -> None:
+    """Slot `lengths + k` of each row takes what slot `lengths + places[:, k]` holds, in place; `NO_NODE` takes nothing.
+
+    Places ascend and place k is at least k, so the gather of all sources precedes the only overlapping stores.
+    """
+    rows = torch.arange(len(lengths), device=lengths.device)[:, None]
+    order = torch.arange(places.shape[1], device=places.device)
+    source = lengths[:, None] + torch.where(places != NO_NODE, places, order)
+    stack[:, rows, :, lengths[:, None] + order] = stack[:, rows, :, source]
 
 
 def _packed_sinks(sinks: Tensor | None, key: Tensor, query: Tensor) -> Tensor | None:

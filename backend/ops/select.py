@@ -1,0 +1,43 @@
+"""Chooses the implementation of the operations: by name, or by device."""
+
+import importlib
+
+import torch
+
+from backend.errors import TreebenchError
+from backend.matching import follow
+from backend.ops import Ops
+from backend.ops.reference import keep, tree_attention
+from backend.rejection import walk_in_turn
+
+CHOICES = ("auto", "torch", "triton")
+
+
+def _anything(dtype: torch.dtype, head_size: int) -> None:
+    """The reference computes whatever torch computes."""
+
+
+TORCH = Ops("torch", tree_attention, keep, follow, walk_in_turn, _anything)
+
+
+def create_ops(choice: str, device: torch.device) -> Ops:
+    """`auto` takes Triton on a GPU and torch elsewhere."""
+    if choice not in CHOICES:
+        raise TreebenchError(f"backend.ops is {choice!r}; choose one of {', '.join(CHOICES)}")
+    if choice == "auto":
+        choice = "triton" if device.type == "cuda" else "torch"
+    return TORCH if choice == "torch" else _triton_ops(device)
+
+
+def _triton_ops(device: torch.device) -> Ops:
+    """Imported only here: Triton is big, is not there on every platform, and may stay unused."""
+    try:
+        attention = importlib.import_module("backend.ops.triton_attention")
+    except ModuleNotFoundError as error:
+        raise TreebenchError(
+            f"backend.ops=triton needs the package {error.name}: pip install triton, or use backend.ops=torch"
+        ) from error
+    importlib.import_module("backend.ops.launch").check_device(device)
+    modules = (importlib.import_module(f"backend.ops.triton_{name}") for name in ("compact", "follow", "walk"))
+    compact, following, walking = modules
+    return Ops("triton", attention.tree_attention, compact.keep, following.follow, walking.walk, attention.check_shapes)
