@@ -22,8 +22,9 @@ from backend.errors import TreebenchError
 from backend.model import TreeModel
 from backend.targets import build_target
 from runners.acceptance_rates import measure_rates
-from runners.benchmark import CONF, console, to_plain
+from runners.benchmark import CONF, to_plain
 from runners.cli import one_line, run_hydra
+from runners.console import console
 from runners.cost_plot import plot_costs
 from runners.pricing import check_pricing, drafter_options, identity, table_path
 from runners.stopwatching import Pieces, medians

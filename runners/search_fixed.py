@@ -17,8 +17,9 @@ from rich.progress import track
 from algorithms.eagle2 import Eagle2
 from backend.costs import CostModel
 from backend.errors import TreebenchError
-from runners.benchmark import CONF, console, to_plain
+from runners.benchmark import CONF, to_plain
 from runners.cli import one_line, run_hydra
+from runners.console import console
 from runners.decoding import Request, generate
 from runners.point import Point, build
 from runners.pricing import COSTS, target_name
