@@ -114,8 +114,8 @@ def as_markdown(rows: list[Resources]) -> str:
         "a thread, spill instructions, bytes of shared memory of a program, tensor-core instructions). Nothing here",
         "was run on a GPU, and nothing here says how fast a kernel is.",
         "",
-        f"Limits that hold for every row: 0 spills, shared memory <= {SHARED_LIMIT} bytes, registers x threads <= "
-        f"{REGISTER_LIMIT}.",
+        f"Limits: 0 spills, shared memory <= {SHARED_LIMIT} bytes, registers x threads <= {REGISTER_LIMIT}. "
+        f"{sum(bool(row.broken_limits()) for row in rows)} of {len(rows)} kernels break one.",
         "",
     ]
     for version in sorted({row.triton for row in rows}):

@@ -23,6 +23,7 @@ def test_the_table_has_a_row_per_variant_and_a_section_per_version():
     text = as_markdown([FINE, FINE._replace(architecture=90, registers=7), FINE._replace(triton="3.6.0"),
                         FINE._replace(triton="3.6.0", architecture=90)])  # fmt: skip
     assert text.count("## Triton") == 2
+    assert "0 of 4 kernels break one." in text
     assert "| kernel | variant | 8 | 255 regs, 0 spills, 101,376 B, 64 MMA | 7 regs, 0 spills" in text
 
 
