@@ -3,10 +3,10 @@
 import argparse
 import json
 from collections.abc import Iterator
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-import pandas
 from rich.console import Console
 from rich.text import Text
 
@@ -53,9 +53,9 @@ def main(arguments: list[str] | None = None) -> int:
 def export(sweep_dir: Path, target: Path) -> list[Path]:
     """The files written."""
     steps, _ = read_steps(sweep_dir, "SELECT point, sequence, emitted FROM steps ORDER BY point, sequence, step")
-    lengths: dict[tuple, list[int]] = {
-        (str(key[0]), int(str(key[1]))): rows["emitted"].tolist() for key, rows in steps.groupby(["point", "sequence"])
-    }
+    lengths: dict[tuple[str, int], list[int]] = {}
+    for name, sequence, emitted in zip(steps["point"], steps["sequence"], steps["emitted"], strict=True):
+        lengths.setdefault((str(name), int(sequence)), []).append(int(emitted))
     written = []
     for point in load_sweep(sweep_dir).succeeded:
         if point.record.batch_size == 1 and point.record.units:
@@ -101,7 +101,7 @@ def _empty_row(record: RunRecord, prompt: PromptRecord, name: str, baseline: boo
         "answer_id": f"{name}-{prompt.id}",
         "model_id": f"{record.target}-{method}",
         "choices": [{"index": 0, **{key: [] for key in lists}}],
-        "tstamp": pandas.Timestamp(record.created).timestamp() if record.created else 0.0,
+        "tstamp": datetime.fromisoformat(record.created).timestamp() if record.created else 0.0,
     }
 
 

@@ -39,8 +39,8 @@ def _row(point: Point, evidence: Evidence, with_trees: bool) -> dict[str, Any]:
 
 def _survivals(point: Point, evidence: Evidence) -> dict[str, float]:
     counts = evidence.counts(point)
-    shares = survival(counts) if counts is not None else {}
-    return {f"accepted_depth_{depth}": float(shares[depth]) for depth in range(1, DEEPEST + 1) if depth in shares}
+    shares = survival(counts).to_dict() if counts is not None else {}
+    return {f"accepted_depth_{depth}": shares[depth] for depth in range(1, DEEPEST + 1) if depth in shares}
 
 
 def _tree_metrics(point: Point, evidence: Evidence) -> dict[str, float | None]:

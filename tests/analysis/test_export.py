@@ -113,7 +113,7 @@ def test_spec_bench_speedup_equals_its_arithmetic_on_the_files(exported):
 def test_with_its_own_counter_too(exported):
     record, runs = exported
     encode = lambda text: tiny_tokenizer()(text).input_ids  # noqa: E731
-    expected = fmean(spec_bench(*run, encode) for run in runs)
+    expected = fmean(spec_bench(method, baseline, encode) for method, baseline in runs)
     assert record.spec_bench_speedup_encoded == pytest.approx(expected)
     assert record.spec_bench_speedup_encoded != pytest.approx(record.spec_bench_speedup)
 
