@@ -29,7 +29,8 @@ def load_head(path: str, target: PreTrainedModel, revision: str | None = None) -
         config.bias = "fc.bias" in tensors
     config.qkv_bias = any(name.endswith("self_attn.q_proj.bias") for name in tensors)
     embeddings = _own_embeddings(tensors.pop(EMBEDDINGS, None), config, target, path)
-    head = Eagle3Head(config) if eagle3 else Eagle1Head(config, target.get_output_embeddings())
+    lm_head: Any = target.get_output_embeddings()
+    head = Eagle3Head(config) if eagle3 else Eagle1Head(config, lm_head)
     load_exactly(head, _without_unused(tensors, head), f"the head {path}")
     _check_draft_tokens(head, path)
     head.embeddings = embeddings
@@ -75,7 +76,8 @@ def _own_embeddings(stored: Tensor | None, config: Any, target: PreTrainedModel,
     shape = (config.vocab_size, config.hidden_size)
     if stored is not None and tuple(stored.shape) != shape:
         raise TreebenchError(f"the head {path} has embeddings of shape {tuple(stored.shape)}; its config says {shape}")
-    if config.hidden_size == target.get_input_embeddings().weight.shape[1]:
+    own: Any = target.get_input_embeddings()
+    if config.hidden_size == own.weight.shape[1]:
         return None
     if stored is None:
         raise TreebenchError(f"the head {path} is not as wide as its target and lacks {EMBEDDINGS}")

@@ -33,7 +33,7 @@ class Rows(NamedTuple):
 class HeadAttention(nn.Module):
     """Llama attention whose input may be wider than the model."""
 
-    def __init__(self, config: LlamaConfig, input_size: int, bias: bool) -> None:
+    def __init__(self, config: Any, input_size: int, bias: bool) -> None:
         super().__init__()
         self.size = config.head_dim
         heads, kv_heads = config.num_attention_heads * self.size, config.num_key_value_heads * self.size
@@ -53,6 +53,10 @@ class HeadAttention(nn.Module):
 
 class HeadLayer(nn.Module):
     """One decoder layer. EAGLE-1/2 leave the first norm out; EAGLE-3 attends from token and state side by side."""
+
+    input_layernorm: nn.Module
+    hidden_norm: nn.Module
+    post_attention_layernorm: nn.Module
 
     def __init__(self, config: LlamaConfig, eagle3: bool) -> None:
         super().__init__()

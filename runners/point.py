@@ -186,7 +186,8 @@ def stop_stage_clock(method: Decoder) -> None:
 
 
 def _set_clock(method: Decoder, clock: Stopwatch) -> None:
-    for model in (method.target, *clocked_models(method.drafter)):
+    models: tuple[Any, ...] = (method.target, *clocked_models(method.drafter))
+    for model in models:
         model.clock = clock
 
 

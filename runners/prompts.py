@@ -132,7 +132,7 @@ def _question(row: Row, place: str, config: Mapping[str, Any], name: str) -> Que
     if not isinstance(turns, list) or not turns or not all(isinstance(turn, str) and turn.strip() for turn in turns):
         raise TreebenchError(f"{place}: field {column!r} must be a text or a list of texts, none of them empty")
     if words := config.get("prefix_words"):
-        turns = [re.match(rf"\s*(?:\S+\s+){{0,{words - 1}}}\S*", turns[0])[0].rstrip(), *turns[1:]]
+        turns = ["".join(re.findall(rf"^\s*(?:\S+\s+){{0,{words - 1}}}\S*", turns[0])).rstrip(), *turns[1:]]
     if template := config.get("template"):
         turns = [template.replace("{prompt}", turns[0]), *turns[1:]]
     ids = (row.get(key) for key in ("question_id", "task_id", "prompt_id", "id"))

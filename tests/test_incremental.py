@@ -67,7 +67,7 @@ class Checked(TreeAlgorithm):
 @pytest.mark.parametrize("kind", DRAFTERS)
 @pytest.mark.parametrize(("name", "variant"), [case for case, _ in DRAFTING], ids=[name for _, name in DRAFTING])
 def test_incremental_expansion_equals_one_shot(name, variant, kind):
-    decoder = make_decoder(name, variant, kind)
+    decoder: Any = make_decoder(name, variant, kind)
     requests = [prompts([7])[0], prompts([12])[0]]
     assert decoder.drafter is not None
     recorder: Any = Recorder(decoder.drafter, requests)

@@ -29,7 +29,7 @@ CONFIG["tree_prompts"] = 1
 
 
 def make_point() -> Point:
-    method = make_decoder("chain", {"children": "top_k"}, "prompt_lookup")
+    method: Any = make_decoder("chain", {"children": "top_k"}, "prompt_lookup")
     plain: Any = make_decoder("autoregressive", {}, "prompt_lookup").algorithm
     baseline = replace(method, algorithm=plain, drafter=None, rule=create_rule("greedy"))
     loaded = LoadedModel(method.target.model, tiny_tokenizer(), "tiny", "", ())

@@ -127,9 +127,9 @@ def summary_of(record: RunRecord) -> dict[str, Any]:
     return {name: value for name, value in (values | stages).items() if value is not None}
 
 
-def log_steps(wandb: Any, run: Any, steps: pandas.DataFrame) -> None:
+def log_steps(wandb: Any, run: Any, steps: Any) -> None:
     """Trace of tree sizes (mean over sequences by step), histogram of tokens per step, acceptance by depth."""
-    trace = steps.groupby("step")[list(TREE_COLUMNS)].mean()
+    trace: Any = steps.groupby("step")[list(TREE_COLUMNS)].mean()
     for step, row in trace.iterrows():
         run.log({f"tree/{name}": float(row[name]) for name in TREE_COLUMNS}, step=int(str(step)))
     rows = acceptance_by_depth(steps)
@@ -142,7 +142,7 @@ def log_steps(wandb: Any, run: Any, steps: pandas.DataFrame) -> None:
     )
 
 
-def acceptance_by_depth(steps: pandas.DataFrame) -> pandas.DataFrame:
+def acceptance_by_depth(steps: Any) -> pandas.DataFrame:
     """Per depth d >= 1: `survival`, the share of all steps that accept a node at d, and `conditional`, the share of
     those that accepted down to d - 1 and verified a node at d. Steps cut by the end of a text count as they were cut.
     """

@@ -87,7 +87,8 @@ class HeadLearner(Learner):
 def head_config(target: Any, settings: Mapping[str, Any], layers: tuple[int, ...]) -> Any:
     """A config.json in the public heads' style: a Llama config of one layer."""
     eagle3 = settings["kind"] == "eagle3"
-    return LlamaConfig(
+    make: Any = LlamaConfig  # which takes any further key
+    return make(
         architectures=["LlamaForCausalLMEagle3" if eagle3 else "LlamaForCausalLMEagle"],
         hidden_size=target.hidden_size,
         intermediate_size=target.intermediate_size,
@@ -158,7 +159,7 @@ def fit_fusion(head: Eagle3Head, batches: Iterable[Batch]) -> None:
     solution = torch.linalg.solve(square, cross)
     with torch.no_grad():
         head.fc.weight.copy_(solution.T)
-        head.norm.weight *= float((solution * cross).sum() / energy)
+        head.norm.weight.mul_(float((solution * cross).sum() / energy))
 
 
 def start_eagle1(head: Eagle1Head) -> Eagle1Head:

@@ -32,6 +32,7 @@ SETTINGS: dict[str, Any] = {
     "batch_size": 2,
     "threads": 1,
     "learning_rate": 3e-3,
+    "fitted_share": 0.5,
     "warmup_steps": 2,
     "decay_steps": 4,
     "weight_decay": 0.01,
@@ -141,7 +142,7 @@ def test_simulated_steps_are_those_of_decoding(world):
     """Step s of row i equals running the head over rows up to i and then over its own chain of s tokens."""
     loaded, corpus, target = parts(world)
     learner = HeadLearner(loaded, corpus, world["settings"])
-    for parameter in learner.head.midlayer.parameters():
+    for parameter in learner.head.layer.parameters():
         parameter.add_(0.2 * torch.randn_like(parameter))  # what it adds starts at zero
     batch = FeatureExtractor(target, learner.layers)([corpus.window(5), corpus.window(8)[:40]])
     rows = chosen_rows(batch.tokens.shape[1], 3, 0.5, torch.Generator().manual_seed(1))

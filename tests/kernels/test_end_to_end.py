@@ -2,6 +2,7 @@
 
 import copy
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
@@ -59,7 +60,7 @@ def test_a_ragged_batch_samples_what_the_reference_samples(name, variant):
     ("name", "variant"), [("eagle2", {}), ("chain", {"children": "top_k"}), ("autoregressive", {})]
 )
 def test_replayed_graphs_decode_what_eager_forwards_decode(name, variant):
-    decoder = with_kernels(make_decoder(name, variant, "small_model"))
+    decoder: Any = with_kernels(make_decoder(name, variant, "small_model"))
     for model in (decoder.target, decoder.drafter):
         if isinstance(model, TreeModel):
             model.graphs = Graphs(layout_words, capture_on_gpu)

@@ -8,6 +8,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 DAEMONS = ("munged", "slurmctld", "slurmd")
 CONF = """
@@ -70,7 +71,7 @@ def one_node_slurm(folder: Path) -> Iterator[dict[str, str]]:
         ["slurmctld", "-D", "-f", str(conf)],
         ["slurmd", "-D", "-f", str(conf)],
     ]
-    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    quiet: dict[str, Any] = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
     daemons = []
     try:
         for command in commands:

@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import duckdb
 import numpy
@@ -73,7 +74,7 @@ def test_compacting_keeps_everything_and_names_what_is_damaged(tmp_path, capsys)
     assert runs["point"].tolist() == ["p00000", "p00001", "p00003"]
     assert runs["algorithm"].tolist() == ["stub"] * 3
     everything = f"read_parquet('{tmp_path}/compact/all_steps.parquet')"
-    counts = duckdb.sql(f"SELECT point, count(*) FROM {everything} GROUP BY point ORDER BY point")
+    counts: Any = duckdb.sql(f"SELECT point, count(*) FROM {everything} GROUP BY point ORDER BY point")
     assert counts.fetchall() == [("p00000", STEPS), ("p00002", STEPS), ("p00003", STEPS)]
     assert len(read_runs(tmp_path)[0]) == 3, "the compacted copy is no point"
     assert compact([str(tmp_path)]) == 0
