@@ -14,7 +14,7 @@ from runners.decoding import Decoder, Limits, Request, generate
 from tests.parts import CASE_IDS, CASES, make_decoder, prompts
 
 CPU = torch.device("cpu")
-LIMITS = Limits(max_new_tokens=10, eos_token_ids=(), tree_slots=64)
+LIMITS = Limits(max_new_tokens=6, eos_token_ids=(), tree_slots=64)
 REQUESTS = [Request(sequence, prompt) for sequence, prompt in zip((5, 17, 2), prompts([7, 1, 12]), strict=True)]
 ORDERS = [(0, 1, 2), (2, 0)]
 by_case = pytest.mark.parametrize(("name", "variant"), CASES, ids=CASE_IDS)

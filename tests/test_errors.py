@@ -22,7 +22,6 @@ CHECKED_FIRST = {  # refused before anything is loaded or written: arguments -> 
     "algorithm.depth=deep": "failed: algorithm.depth is 'deep'; eagle2 needs a whole number",
     "algorithm=chain algorithm.draft_temperature=true": "failed: algorithm.draft_temperature is True; chain needs a",
     "drafter=layer_skip drafter.skip=3": "failed: drafter.skip is 3; layer_skip needs a list",
-    "drafter=layer_skip drafter.skip=[a]": "failed: drafter.skip is ['a']; layer_skip needs a list",
     "algorithm=eagle2 drafter=none": "failed: algorithm eagle2 needs a drafter: choose one with drafter=NAME",
     "drafter=small_model": "failed: drafter.path is not set: give it a value on the command line, drafter.path=...",
     "temperature=-1": "failed: temperature is -1; it must be a number of at least 0",
@@ -45,7 +44,8 @@ CHECKED_FIRST = {  # refused before anything is loaded or written: arguments -> 
     "task.split=train": "failed: task.split is 'train': choose one of report, tune",
     "nonsense": "error: Error parsing override 'nonsense'",
 }
-FOUND_LATER = {  # needs the model or the data: a failed record keeps the reason
+FOUND_LATER = {     "drafter=layer_skip drafter.skip=[a]": "layer_skip.skip has 'a'; it takes layers (5) and blocks",
+ # needs the model or the data: a failed record keeps the reason
     "target.path=/no/such/model": "there is no model folder /no/such/model: check target.path, or give a hub name",
     "target.path=nobody/nothing": "model nobody/nothing is neither a folder nor in the local hub cache, and cannot be",
     "task.path=/no/such/file.jsonl": "cannot read prompts from /no/such/file.jsonl (no such file): set task.path",

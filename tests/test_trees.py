@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 import torch
 
+from algorithms.growth import WHOLE_LAW
 from backend.tree import NO_NODE, Accepted, Draft, TokenTree
 from runners import measure as measuring
 from runners.decoding import Request
@@ -18,7 +19,7 @@ from tests.analysis.conftest import RECORD
 from tests.parts import prompts
 from tests.test_summary import CONFIG, QUESTIONS, make_point
 
-CHAIN = {"algorithm": {"name": "chain", "depth": 4, "children": "top_k", "draft_temperature": 1.0}}
+CHAIN = {"algorithm": {"name": "chain", "depth": 4, "children": "top_k", **WHOLE_LAW}}
 
 
 def test_nodes_of_one_step():

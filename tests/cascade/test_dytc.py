@@ -4,6 +4,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from algorithms.dytc import Budget, Configuration, Costs, Policy, choose
 from algorithms.dytc_estimators import Acceptance, AcceptanceEstimator, Latency
@@ -212,7 +213,7 @@ def test_traces():
 def test_memory():
     for memory, kept in (("run", 2), ("sequence", 0)):
         _, _, algorithm = decode(objective="ewif", memory=memory)
-        algorithm.start([4, 4])
+        algorithm.start(torch.tensor([4, 4]))
         assert len(algorithm.states) == kept
 
 

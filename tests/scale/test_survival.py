@@ -26,7 +26,8 @@ REASONS = {
 
 def start(kinds: str, output: Path, seconds: float) -> subprocess.Popen[str]:
     command = [sys.executable, "-m", "tests.scale.stub", "sweep", kinds, str(output), str(seconds)]
-    return subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True)
+    heed = lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)  # noqa: E731 - a shell's background jobs ignore Ctrl-C
+    return subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True, preexec_fn=heed)
 
 
 def finish(process: subprocess.Popen[str]) -> tuple[int, list[str]]:
