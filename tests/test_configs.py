@@ -10,6 +10,7 @@ from backend.head_loading import load_head
 from backend.loading import load_target
 from runners.benchmark import CONF, to_plain
 from runners.point import check
+from runners.training.learners import LEARNERS
 from tests.tiny_models import tiny_llama
 
 ALGORITHMS = sorted(path.stem for path in Path(CONF, "algorithm").glob("*.yaml"))
@@ -18,6 +19,14 @@ ALGORITHMS = sorted(path.stem for path in Path(CONF, "algorithm").glob("*.yaml")
 def composed(*overrides: str) -> dict:
     with initialize_config_dir(CONF, version_base="1.3"):
         return to_plain(compose("benchmark", list(overrides)))
+
+
+@pytest.mark.parametrize("name", sorted(path.stem for path in Path(CONF, "training").glob("*.yaml")))
+def test_every_training_belongs_to_a_drafter_and_a_learner(name):
+    with initialize_config_dir(CONF, version_base="1.3"):
+        config = to_plain(compose("train_drafter", [f"drafter={name}"]))
+    assert config["training"]["kind"] in LEARNERS
+    assert config["output"] == config["drafter"]["path"] == f"results/drafters/{name}"
 
 
 @pytest.mark.parametrize("algorithm", ALGORITHMS)

@@ -1,5 +1,6 @@
 """On a Ray cluster, one task per point and one GPU per task. All nodes see the output folder and the code."""
 
+import importlib
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -36,7 +37,7 @@ def ray_cluster(
 
 def connect(address: str | None) -> Any:
     try:
-        import ray
+        ray: Any = importlib.import_module("ray")
     except ImportError as error:
         raise TreebenchError('Ray is not installed: run `pip install -e ".[ray]"`') from error
     if not ray.is_initialized():

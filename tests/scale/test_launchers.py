@@ -1,5 +1,6 @@
 """Every launcher measures every point, loses none to another's crash, and refuses what would spoil the times."""
 
+import importlib
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -146,9 +147,8 @@ def test_a_slurm_job_that_vanishes_is_reported(real_slurm, tmp_path, capsys):
 def ray_nodes(tmp_path_factory) -> Iterator[Any]:
     """Two nodes in this process with a pretended GPU each."""
     ray = pytest.importorskip("ray", reason='Ray is not installed (pip install -e ".[ray]")')
-    from ray.cluster_utils import Cluster
-
-    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "num_gpus": 1})
+    cluster_utils: Any = importlib.import_module("ray.cluster_utils")
+    cluster = cluster_utils.Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "num_gpus": 1})
     cluster.add_node(num_cpus=1, num_gpus=1, resources={"h100": 1})
     ray.init(
         address=cluster.address,
