@@ -4,7 +4,6 @@ The cost table is written after every cell, so that an interrupted run goes on w
 """
 
 import json
-import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +11,6 @@ from typing import Any
 
 import torch
 from omegaconf import DictConfig
-from omegaconf.errors import OmegaConfBaseException
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from algorithms.base import Drafter
@@ -23,7 +21,7 @@ from backend.model import TreeModel
 from backend.targets import build_target
 from runners.acceptance_rates import measure_rates
 from runners.benchmark import CONF, to_plain
-from runners.cli import one_line, run_hydra
+from runners.cli import run_or_explain
 from runners.console import console
 from runners.cost_plot import plot_costs
 from runners.pricing import check_pricing, drafter_options, identity, table_path
@@ -182,15 +180,7 @@ def save(path: Path, table: Mapping[str, Any]) -> None:
 
 def main() -> None:
     """Exit code 0 if everything was measured, 2 for bad input."""
-
-    def run_or_explain(cfg: DictConfig) -> None:
-        try:
-            run(cfg)
-        except (OmegaConfBaseException, TreebenchError) as error:
-            console.print(f"failed: {one_line(error)}", style="red")
-            sys.exit(2)
-
-    run_hydra(run_or_explain, CONF, "calibrate")
+    run_or_explain(run, CONF, "calibrate")
 
 
 if __name__ == "__main__":

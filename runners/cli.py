@@ -15,6 +15,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from backend.errors import TreebenchError
 from backend.registry import suggestion
+from runners.console import console
 from runners.measured import register_resolver
 from runners.plugins import plugin_folders, use_plugins
 
@@ -35,6 +36,19 @@ def run_hydra(task: Callable[[DictConfig], None], config_path: str, config_name:
     except KeyboardInterrupt:
         sys.stderr.write("interrupted; what was measured so far is kept\n")
         sys.exit(130)
+
+
+def run_or_explain(task: Callable[[DictConfig], object], config_path: str, config_name: str) -> None:
+    """`run_hydra` for a command that is one task: what goes wrong within it is a line too, and exit status 2."""
+
+    def explained(cfg: DictConfig) -> None:
+        try:
+            task(cfg)
+        except (OmegaConfBaseException, TreebenchError) as error:
+            console.print(f"failed: {one_line(error)}", style="red")
+            sys.exit(2)
+
+    run_hydra(explained, config_path, config_name)
 
 
 def _composed_later(self: Sweeper, batch: Sequence[Sequence[str]]) -> None:

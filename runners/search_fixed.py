@@ -5,20 +5,17 @@ so that the search does not depend on how busy the machine is.
 """
 
 import json
-import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from omegaconf import DictConfig
-from omegaconf.errors import OmegaConfBaseException
 from rich.progress import track
 
 from algorithms.eagle2 import Eagle2
 from backend.costs import CostModel
-from backend.errors import TreebenchError
 from runners.benchmark import CONF, to_plain
-from runners.cli import one_line, run_hydra
+from runners.cli import run_or_explain
 from runners.console import console
 from runners.decoding import Request, generate
 from runners.point import Point, build
@@ -110,15 +107,7 @@ def summary(config: Mapping[str, Any], trees: Sequence[Tree], best: Sequence[Seq
 
 def main() -> None:
     """Exit code 0 if the trees were found, 2 for bad input."""
-
-    def run_or_explain(cfg: DictConfig) -> None:
-        try:
-            run(cfg)
-        except (OmegaConfBaseException, TreebenchError) as error:
-            console.print(f"failed: {one_line(error)}", style="red")
-            sys.exit(2)
-
-    run_hydra(run_or_explain, CONF, "search_fixed")
+    run_or_explain(run, CONF, "search_fixed")
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 from rich.console import Console
 
 from algorithms.registry import create
@@ -26,6 +26,7 @@ from backend.model import TreeModel
 from backend.sampling import Sampler
 from backend.timing import Stopwatch
 from backend.tree import Proposal, TokenTree
+from runners.benchmark import CONF, to_plain
 from runners.cli import one_line, run_hydra
 from runners.decoding import Decoder, Limits, Request, generate, pad
 from runners.prompts import load_questions, render
@@ -33,7 +34,6 @@ from runners.skip_search import SearchSettings, search
 from runners.store import write_bytes
 from runners.summary import environment, git_commit
 
-CONF = str(Path(__file__).parent.parent / "conf")
 SETTINGS = ("skip_ratio", "iterations", "bayes_interval", "kappa", "noise", "patience", "max_score", "seed")
 console = Console(stderr=True, soft_wrap=True, markup=False, emoji=False)
 
@@ -104,7 +104,7 @@ def run_search(config: Mapping[str, Any]) -> dict[str, Any]:
         "questions": [question.id for question in questions],
         "target": loaded.name,
         "provenance": loaded.provenance,
-        "settings": {key: value for key, value in config.items() if key not in ("output", "hydra")},
+        "settings": {key: value for key, value in config.items() if key != "output"},
         "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "git_commit": git_commit(),
         "environment": environment(),
@@ -112,9 +112,7 @@ def run_search(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def run(cfg: DictConfig) -> Path:
-    config = OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)
-    assert isinstance(config, dict)
-    plain = {str(key): value for key, value in config.items()}
+    plain = to_plain(cfg)
     for name in ("num_prompts", "answer_tokens", "iterations", "bayes_interval"):
         if not isinstance(plain[name], int) or plain[name] < 1:
             raise TreebenchError(f"{name} is {plain[name]!r}; it must be a whole number of at least 1")
