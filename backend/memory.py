@@ -1,5 +1,7 @@
-"""Running out of memory as an outcome with a name: which batch and width asked for more than there is."""
+"""The host's allocator, and running out of memory as an outcome with a name: which batch and width asked for more."""
 
+import ctypes
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -8,6 +10,16 @@ import torch
 from backend.errors import TreebenchError
 
 CPU_ALLOCATOR = "DefaultCPUAllocator"  # PyTorch raises a plain RuntimeError where the host has no more
+
+M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # of glibc's mallopt
+
+
+def keep_freed_memory() -> None:
+    """Let glibc reuse what a step has freed: else every large tensor is taken anew from the kernel, page by page."""
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
+    if mallopt is not None:
+        mallopt(M_MMAP_MAX, 0)
+        mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
 
 
 class OutOfMemory(TreebenchError):

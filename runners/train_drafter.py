@@ -10,6 +10,7 @@ from omegaconf import DictConfig
 
 from backend.errors import TreebenchError
 from backend.loading import check_target, load_target
+from backend.memory import keep_freed_memory
 from backend.model import TreeModel
 from runners.benchmark import CONF, to_plain
 from runners.cli import run_hydra
@@ -26,6 +27,7 @@ def train(config: Mapping[str, Any]) -> None:
     if settings["kind"] not in LEARNERS:
         raise TreebenchError(f"training.kind is {settings['kind']!r}: choose one of {', '.join(LEARNERS)}")
     torch.set_num_threads(settings["threads"])
+    keep_freed_memory()
     torch.manual_seed(config["seed"])
     loaded = load_target(config["target"], config["dtype"], config["device"]["torch_device"])
     target = TreeModel(loaded.model)

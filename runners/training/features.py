@@ -1,14 +1,16 @@
 """What the target computes over the training text, made by a process of its own while the drafter learns."""
 
 from collections.abc import Iterator, Mapping
+from itertools import islice
 from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
-from torch.utils.data import DataLoader, IterableDataset
+from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
 from backend.loading import load_target
+from backend.memory import keep_freed_memory
 from backend.model import TreeModel
 from runners.training.corpus import Corpus, load_corpus
 
@@ -52,16 +54,20 @@ class FeatureStream(IterableDataset):
 
     def __iter__(self) -> Iterator[Batch]:
         torch.set_num_threads(self.config["training"]["threads"])
+        keep_freed_memory()
         loaded = load_target(self.config["target"], self.config["dtype"], self.config["device"]["torch_device"])
         corpus = load_corpus(self.config["training"]["corpus"], loaded.tokenizer)
         extract = FeatureExtractor(TreeModel(loaded.model), self.layers)
-        for indices in batches(corpus, self.config["training"]["batch_size"], self.config["seed"], self.start):
+        order = batches(corpus, self.config["training"]["batch_size"], self.config["seed"], self.start)
+        worker = get_worker_info()
+        for indices in islice(order, worker.id, None, worker.num_workers) if worker else order:
             yield extract([corpus.window(index) for index in indices])
 
 
 def loader(stream: FeatureStream) -> DataLoader[Batch]:
-    """In a process of its own: two single-threaded processes do not wait for each other inside every operation."""
-    return DataLoader(stream, batch_size=None, num_workers=1, prefetch_factor=4, multiprocessing_context="spawn")
+    """In processes of their own, which do not wait for each other inside every operation as threads do."""
+    workers = stream.config["training"]["feature_workers"]
+    return DataLoader(stream, batch_size=None, num_workers=workers, prefetch_factor=4, multiprocessing_context="spawn")
 
 
 def batches(corpus: Corpus, size: int, seed: int, start: int) -> Iterator[list[int]]:

@@ -1,12 +1,11 @@
 """What can be trained: an EAGLE-3 or EAGLE-1 head, or a small independent draft LM. Each gives a loss for a batch."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
-from jaxtyping import Float, Int
 from torch import Tensor, nn
 from transformers import LlamaConfig, LlamaForCausalLM
 
@@ -14,7 +13,9 @@ from backend.checkpoints import write_safetensors
 from backend.heads import Eagle1Head, Eagle3Head, EagleHead, feature_layers
 from backend.loading import LoadedModel
 from runners.training.corpus import Corpus, frequent_tokens
+from runners.training.distillation import distillation
 from runners.training.features import Batch
+from runners.training.fitting import feature_scale, fit_fusion, start_eagle1, start_eagle3, stream_size, use_tokens
 from runners.training.unroll import StepResult, chosen_rows, unroll
 
 
@@ -25,10 +26,14 @@ class Learner(ABC):
     layers: tuple[int, ...] = ()
 
     def __init__(self) -> None:
-        self.buffers: dict[str, Tensor] = {}  # fitted once by `start`, checkpointed with the weights
+        self.buffers: dict[str, Tensor] = {}  # chosen or fitted once, checkpointed with the weights
 
     def start(self, batches: Sequence[Batch]) -> None:  # noqa: B027
         """Fit to some batches what can be fitted without gradients; called once, not on resuming."""
+
+    def restore(self, buffers: dict[str, Tensor]) -> None:
+        """Take a checkpoint's buffers."""
+        self.buffers = buffers
 
     @abstractmethod
     def steps(self, batch: Batch, generator: torch.Generator, whole: bool) -> list[StepResult]:
@@ -51,18 +56,27 @@ class HeadLearner(Learner):
         lm_head = target.get_output_embeddings()
         if eagle3:
             count = self.config.draft_vocab_size
-            self.tokens = frequent_tokens(corpus, count, loaded.eos_token_ids, target.config.vocab_size)
-            self.head: EagleHead = start_eagle3(Eagle3Head(self.config), target, self.tokens)
+            tokens = frequent_tokens(corpus, count, loaded.eos_token_ids, target.config.vocab_size)
+            self.buffers["draft_tokens"] = tokens
+            self.head: EagleHead = start_eagle3(Eagle3Head(self.config), target, tokens)
+            self.teacher = lm_head.weight[tokens]
         else:
-            self.tokens = torch.arange(target.config.vocab_size)
             self.head = start_eagle1(Eagle1Head(self.config, lm_head))
-        self.teacher = lm_head.weight[self.tokens]
+            self.teacher = lm_head.weight
+        self.lm_head = lm_head
         self.module = self.head
+
+    def restore(self, buffers: dict[str, Tensor]) -> None:
+        super().restore(buffers)
+        if isinstance(self.head, Eagle3Head):  # the text may be another by now, with other frequent tokens
+            use_tokens(self.head, buffers["draft_tokens"])
+            self.teacher = self.lm_head.weight[buffers["draft_tokens"]]
 
     def start(self, batches: Sequence[Batch]) -> None:
         if isinstance(self.head, Eagle3Head):
             self.buffers["scale"] = feature_scale(batches)
-            fit_fusion(self.head, map(self._scaled, batches))
+            stream = stream_size(batches, self.config.hidden_size)
+            fit_fusion(self.head, map(self._scaled, batches), stream)
 
     def _scaled(self, batch: Batch) -> Batch:
         """Features of like spread: gradients are lost on a few huge ones otherwise."""
@@ -110,71 +124,6 @@ def head_config(target: Any, settings: Mapping[str, Any], layers: tuple[int, ...
     )
 
 
-def start_eagle3(head: Eagle3Head, target: Any, tokens: Int[Tensor, " draft"]) -> Eagle3Head:
-    """Start as the target's last layer, reading the state half of its inputs, with the target's own norm and LM head.
-
-    What the layer adds starts at zero, so that the head says what `fit_fusion` has fitted.
-    """
-    decoder, hidden = target.get_decoder(), head.config.hidden_size
-    last = decoder.layers[-1].state_dict()
-    with torch.no_grad():
-        for name, parameter in head.midlayer.named_parameters():
-            if name.endswith(("q_proj.weight", "k_proj.weight", "v_proj.weight")):
-                parameter.normal_(std=0.02)
-                parameter[:, hidden:] = last[name].float()
-            elif name.endswith(("o_proj.weight", "down_proj.weight")):
-                parameter.zero_()
-            elif name in last:
-                parameter.copy_(last[name])
-        head.lm_head.weight.copy_(target.get_output_embeddings().weight[tokens])
-        head.norm.weight.copy_(decoder.norm.weight)
-        if len(tokens) < head.config.vocab_size:
-            head.d2t.copy_(tokens - torch.arange(len(tokens)))
-            head.t2d[tokens] = True
-    return head
-
-
-def feature_scale(batches: Sequence[Batch]) -> Float[Tensor, " feature"]:
-    """One over the spread of each feature, the first row of a text left out: there a model parks huge values."""
-    features = torch.cat([b.features[i, 1:n].float() for b in batches for i, n in enumerate(b.lengths.tolist())])
-    return 1 / features.std(0).clamp(min=1e-6)
-
-
-def fit_fusion(head: Eagle3Head, batches: Iterable[Batch]) -> None:
-    """EAGLE-3's fusion by ridge regression: features at i to what the target's LM head reads at i + 1, before its norm.
-
-    A fit that explains little should not be sure of itself: the norm is scaled by the share explained.
-    """
-    size, scale = head.fc.in_features, head.norm.weight.detach()
-    square, cross = torch.zeros(size, size, dtype=torch.float64), torch.zeros(size, head.fc.out_features).double()
-    energy = 0.0
-    for batch in batches:
-        real = torch.arange(1, batch.tokens.shape[1]) < batch.lengths[:, None]
-        real[:, 0] = False
-        read, wanted = batch.features[:, :-1][real].float(), batch.final[:, 1:][real].float() / scale
-        square += (read.T @ read).double()
-        cross += (read.T @ wanted).double()
-        energy += float(wanted.double().square().sum())
-    square.diagonal().mul_(1.01)
-    solution = torch.linalg.solve(square, cross)
-    with torch.no_grad():
-        head.fc.weight.copy_(solution.T)
-        head.norm.weight.mul_(float((solution * cross).sum() / energy))
-
-
-def start_eagle1(head: Eagle1Head) -> Eagle1Head:
-    """Start by handing the state on: the last true feature is the first guess at the next."""
-    hidden = head.config.hidden_size
-    with torch.no_grad():
-        for parameter in head.parameters():
-            if parameter.dim() == 2:
-                parameter.normal_(std=0.02)
-        head.fc.weight[:, hidden:] += torch.eye(hidden)
-        if head.fc.bias is not None:
-            head.fc.bias.zero_()
-    return head
-
-
 class LanguageModelLearner(Learner):
     """A narrow Llama on the target's tokenizer, distilled from the target's law over its most frequent tokens.
 
@@ -197,14 +146,10 @@ class LanguageModelLearner(Learner):
 
     def steps(self, batch: Batch, generator: torch.Generator, whole: bool) -> list[StepResult]:
         hidden = self.model.model(input_ids=batch.tokens).last_hidden_state
-        logits = self.model.lm_head(hidden).float()
-        wanted = torch.nn.functional.linear(batch.final, self.teacher)
         real = torch.arange(batch.tokens.shape[1]) < batch.lengths[:, None]
-        top = wanted.topk(self.settings["teacher_top_k"], 2)
-        weights = top.values.float().softmax(2)
-        crossed = logits.logsumexp(2) - (weights * logits.gather(2, top.indices)).sum(2)
-        agrees = (logits.argmax(2) == top.indices[:, :, 0]) & real
-        return [StepResult((crossed * real).sum() / real.sum(), agrees, real)]
+        wanted = torch.nn.functional.linear(batch.final[real], self.teacher)
+        loss, agrees = distillation(self.model.lm_head(hidden[real]), wanted)
+        return [StepResult(loss.mean(), torch.zeros_like(real).masked_scatter(real, agrees), real)]
 
     def export(self, folder: Path, weights: Mapping[str, Tensor]) -> None:
         self.config.save_pretrained(folder)

@@ -139,7 +139,7 @@ class Trainer:
             raise TreebenchError(f"{path} belongs to another drafter: give another output folder, or delete it")
         load_exactly(_Holder(self.parameters), {k.replace(".", "/"): v for k, v in parts["weight"].items()}, str(path))
         self.average = parts["average"]
-        self.learner.buffers = parts.get("buffer", {})
+        self.learner.restore(parts.get("buffer", {}))
         self.step, self.tokens = stored["position"].tolist()
         for name, parameter in self.parameters.items():
             moments = {key: parts[key][name] for key in ("exp_avg", "exp_avg_sq")}

@@ -9,6 +9,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from backend.heads import EagleHead, Rows
+from runners.training.distillation import distillation
 from runners.training.features import Batch
 
 FIRST = 2  # row i pairs the feature at i with token i + 1 and so proposes token i + 2
@@ -79,14 +80,12 @@ def _compare(head: EagleHead, states: Tensor, teacher: Tensor, batch: Batch, at:
     """Against what the target says at the positions `at`."""
     final = batch.final[:, at]
     real = (at < batch.lengths[:, None]) & (at > 1)  # nothing is learned from the state of the first token
-    wanted = F.linear(final, teacher).softmax(2, dtype=torch.float32)
-    logits = head.logits(states)
-    crossed = -(wanted * logits.log_softmax(2, dtype=torch.float32)).sum(2)
+    crossed, agrees = distillation(head.logits(states[real][None])[0], F.linear(final[real], teacher))
     if regression:
-        distance = F.smooth_l1_loss(states.float(), final.float(), reduction="none").mean(2)
+        distance = F.smooth_l1_loss(states[real].float(), final[real].float(), reduction="none").mean(1)
         crossed = 0.1 * crossed + regression * distance
-    agrees = logits.argmax(2) == wanted.argmax(2)
-    return StepResult((crossed * real).sum() / real.sum().clamp(min=1), agrees & real, real)
+    loss = crossed.sum() / real.sum().clamp(min=1)
+    return StepResult(loss, torch.zeros_like(real).masked_scatter(real, agrees), real)
 
 
 def chosen_rows(length: int, steps: int, fraction: float, generator: torch.Generator) -> list[Int[Tensor, " _"]]:

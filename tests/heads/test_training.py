@@ -31,6 +31,7 @@ SETTINGS: dict[str, Any] = {
     "steps": 12,
     "batch_size": 2,
     "threads": 1,
+    "feature_workers": 1,
     "learning_rate": 3e-3,
     "fitted_share": 0.5,
     "warmup_steps": 2,
@@ -51,7 +52,6 @@ SETTINGS: dict[str, Any] = {
     "intermediate_size": 32,
     "num_layers": 1,
     "num_heads": 2,
-    "teacher_top_k": 8,
 }
 
 
@@ -59,7 +59,10 @@ SETTINGS: dict[str, Any] = {
 def world(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """A tiny target on disk, and conversations to train on."""
     folder = tmp_path_factory.mktemp("world")
-    tiny_llama(num_hidden_layers=6).save_pretrained(folder / "model")
+    target = tiny_llama(num_hidden_layers=6)
+    with torch.no_grad():
+        target.lm_head.weight.mul_(20)  # a law with something to learn
+    target.save_pretrained(folder / "model")
     tiny_tokenizer().save_pretrained(folder / "model")
     lines = [
         {
