@@ -1,7 +1,7 @@
 """Step tables: Parquet files with a schema version, and SQL over those of a whole sweep."""
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 import duckdb
@@ -31,42 +31,72 @@ def encode(rows: pandas.DataFrame | pa.Table, columns: Mapping[str, str], config
 
 def query_steps(files: list[Path], query: str) -> tuple[pandas.DataFrame, list[str]]:
     """Answer of a query over the table `steps` of all files, and one line for each file that cannot be read."""
-    files, problems = _split_readable(files, _check_footer)
+    alike, problems = _by_schema(files)
     try:
-        return _answer(files, query), problems
+        return _answer(alike, query), problems
     except duckdb.Error:
-        sound, damaged = _split_readable(files, pq.read_table)
+        damaged = [line for group in alike for line in _damaged(group)]
         if not damaged:
             raise  # the query is wrong, not a file
-        return _answer(sound, query), problems + damaged
+        sound = [[path for path in group if not _damaged([path])] for group in alike]
+        return _answer([group for group in sound if group], query), problems + damaged
 
 
-def _answer(files: list[Path], query: str) -> pandas.DataFrame:
+def _answer(alike: list[list[Path]], query: str) -> pandas.DataFrame:
     with duckdb.connect() as connection:
-        if files:
-            names = [re.sub(r"([\[\]*?])", r"[\1]", str(path)) for path in files]  # duckdb reads paths as patterns
-            rows = connection.read_parquet(names, union_by_name=True, filename=True, hive_partitioning=False)
-            rows.project("* EXCLUDE (filename), parse_path(filename)[-2] AS point").create_view("steps")
+        connection.execute("SET enable_progress_bar = false")  # it would write to stdout
+        for number, group in enumerate(alike):
+            names = [re.sub(r"([\[\]*?])", r"[\1]", str(path)) for path in group]  # duckdb reads paths as patterns
+            rows = connection.read_parquet(names, filename=True, hive_partitioning=False)
+            rows.project("* EXCLUDE (filename), parse_path(filename)[-2] AS point").create_view(f"steps_{number}")
+        if alike:
+            union = " UNION ALL BY NAME ".join(f"FROM steps_{number}" for number in range(len(alike)))
+            connection.execute(f"CREATE VIEW steps AS {union}")
         else:
             columns = ", ".join(f"{name} {kind}" for name, kind in STEP_COLUMNS.items())
             connection.execute(f"CREATE TABLE steps ({columns}, point VARCHAR)")
-        connection.execute("SET enable_progress_bar = false")  # it would write to stdout
         return connection.execute(query).df()
 
 
-def _split_readable(files: list[Path], check: Callable[[Path], object]) -> tuple[list[Path], list[str]]:
-    readable, problems = [], []
+def _by_schema(files: list[Path]) -> tuple[list[list[Path]], list[str]]:
+    """Readable files with the same columns together, which is read at once in half the time, and a line for each other.
+
+    Only footers are looked at: a truncated file has none.
+    """
+    schemas, alike, problems = [], [], []
     for path in files:
         try:
-            check(path)
-            readable.append(path)
-        except (OSError, ValueError) as error:  # pyarrow's errors are ValueErrors
-            problems.append(f"{path.parent.name}/{path.name}: {' '.join(str(error).split())}")
-    return readable, problems
+            schema = _checked_schema(path)
+        except (OSError, ValueError) as error:
+            problems.append(_line(path, error))
+            continue
+        place = next((place for place, known in enumerate(schemas) if known.equals(schema)), len(schemas))
+        if place == len(schemas):
+            schemas.append(schema)
+            alike.append([])
+        alike[place].append(path)
+    return alike, problems
 
 
-def _check_footer(path: Path) -> None:
-    """A truncated file has none."""
-    version = (pq.read_metadata(path).metadata or {}).get(VERSION_KEY, b"none").decode()
+def _checked_schema(path: Path) -> pq.ParquetSchema:
+    footer = pq.read_metadata(path)
+    version = (footer.metadata or {}).get(VERSION_KEY, b"none").decode()
     if version != str(SCHEMA_VERSION):
         raise ValueError(f"schema version {version}, this code reads {SCHEMA_VERSION}")
+    return footer.schema
+
+
+def _damaged(files: list[Path]) -> list[str]:
+    """A line for each file that cannot be read to its end."""
+    lines = []
+    for path in files:
+        try:
+            pq.read_table(path)
+        except (OSError, ValueError) as error:
+            lines.append(_line(path, error))
+    return lines
+
+
+def _line(path: Path, error: Exception) -> str:
+    """pyarrow's errors are ValueErrors or OSErrors."""
+    return f"{path.parent.name}/{path.name}: {' '.join(str(error).split())}"

@@ -26,18 +26,13 @@ class Trainer:
         self.parameters = {n: p for n, p in learner.module.named_parameters() if p.requires_grad}
         self.restart_average()
         self.optimizer = torch.optim.AdamW(
-            [self._group(name, parameter) for name, parameter in self.parameters.items()],
+            self.parameters.values(),
             lr=self.settings["learning_rate"],
             betas=(0.9, 0.95),
             weight_decay=self.settings["weight_decay"],
         )
         self.step = 0
         self.tokens = 0
-
-    def _group(self, name: str, parameter: Tensor) -> dict[str, Any]:
-        """What was fitted before, and reads many inputs at once, learns slower: a step moves all inputs together."""
-        fitted = name.split(".")[0] in ("fc", "lm_head")
-        return {"params": [parameter], "share": self.settings["fitted_share"] if fitted else 1.0}
 
     def restart_average(self) -> None:
         """From the weights as they are."""
@@ -63,7 +58,7 @@ class Trainer:
     def learn(self, batch: Batch) -> dict[str, Any]:
         generator = torch.Generator().manual_seed(self.config["seed"] * 1_000_003 + self.step)
         for group in self.optimizer.param_groups:
-            group["lr"] = self.settings["learning_rate"] * self.rate() * group["share"]
+            group["lr"] = self.settings["learning_rate"] * self.rate()
         with torch.autocast("cpu", torch.bfloat16, enabled=self.config["dtype"] == "bfloat16"):
             results = self.learner.steps(batch, generator, whole=False)
             loss = sum(self.settings["step_weight"] ** i * result.loss for i, result in enumerate(results))

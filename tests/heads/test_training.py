@@ -33,7 +33,6 @@ SETTINGS: dict[str, Any] = {
     "threads": 1,
     "feature_workers": 1,
     "learning_rate": 3e-3,
-    "fitted_share": 0.5,
     "warmup_steps": 2,
     "decay_steps": 4,
     "weight_decay": 0.01,
