@@ -45,7 +45,7 @@ def efficiency(counts: Table) -> Efficiency | None:
     if not weight.sum():
         return None
     emitted, verified, drafted = (
-        float((counts[name] * weight).sum()) for name in ("emitted", "verified_nodes", "drafted_nodes")
+        float(counts[name].to_numpy() @ weight) for name in ("emitted", "verified_nodes", "drafted_nodes")
     )
     steps = float(weight.sum())
     accepted, offered = emitted - steps, verified - steps
@@ -60,8 +60,9 @@ def efficiency(counts: Table) -> Efficiency | None:
 def survival(counts: Table) -> pandas.Series:
     """Share of steps that accepted a node of at least this depth, from depth 1 to the deepest verified one."""
     weight = counts["steps"].to_numpy()
-    depths = range(1, int(counts["depth"].max()) + 1) if len(counts) else range(0)
-    shares = [float(weight[counts["emitted"].to_numpy() > depth].sum() / weight.sum()) for depth in depths]
+    emitted = counts["emitted"].to_numpy()
+    depths = range(1, int(counts["depth"].to_numpy().max()) + 1) if len(counts) else range(0)
+    shares = [float(weight[emitted > depth].sum() / weight.sum()) for depth in depths]
     return pandas.Series(shares, index=list(depths), dtype=float)
 
 

@@ -113,10 +113,15 @@ def _head(figure: Figure, setting: Setting, tasks: list[str]) -> None:
 DATES = {"svg": {"Date": None}, "png": {"Software": None}, "pdf": {"CreationDate": None}}
 
 
+def encode_all(figure: Figure) -> dict[str, bytes]:
+    """The figure in every form."""
+    return {form: encode(figure, form) for form in DATES}
+
+
 def encode(figure: Figure, form: str) -> bytes:
     """The figure as `svg`, `png` or `pdf`; the same records give the same bytes."""
     sink = BytesIO()
     with matplotlib.rc_context(STYLE):
         figure.savefig(sink, format=form, metadata=DATES[form])
-    figure.set_layout_engine("none")  # laid out once, it stays so
+        figure.set_layout_engine(None)  # laid out once, it stays so and is drawn once per form
     return sink.getvalue()

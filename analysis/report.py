@@ -1,11 +1,15 @@
 """`python -m analysis.report SWEEP_DIR`: tables, plots and a page, in the terminal and in `SWEEP_DIR/report/`."""
 
 import argparse
+import multiprocessing
+import os
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from itertools import islice
 from pathlib import Path
 
+from matplotlib.figure import Figure
 from pandas import DataFrame
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
@@ -19,16 +23,17 @@ from analysis.figures import Drawing, drawings
 from analysis.load import Sweep, by_setting, load_sweep, merge_sweeps
 from analysis.metrics_table import metrics_csv
 from analysis.page import PagePlot, page
-from analysis.plots import encode
+from analysis.plots import encode_all
 from analysis.remarks import notes, provenance, warnings
-from analysis.tables import detail_table, html, latex, markdown, missing_points, points_csv
+from analysis.tables import detail_table, html, latex, markdown, missing_points, paper_tables, points_csv
 from runners.store import write_bytes
 
 NOTHING_TO_REPORT, WRONG_USE = 1, 2
 PIPE_WIDTH = 110
 PAGE = "index.html"
-FORMS = ("svg", "png", "pdf")
-MOST_PLOTS = 16  # a second each
+MOST_PLOTS = 12  # a second each
+FIGURES_PER_WORKER = 4  # fewer are not worth a process
+MOST_ROWS = 120  # of all tables in the terminal
 LIST = "plots.txt"  # names of the plots of the last report, so that the next one can remove them
 
 HELP = """\
@@ -134,9 +139,10 @@ def write_report(sweep: Sweep, folder: Path, most_plots: int) -> list[str]:
 
 def _tables(sweep: Sweep, evidence: Evidence) -> Iterator[tuple[str, bytes]]:
     yield "main_table.csv", points_csv(sweep).encode()
-    yield "main_table.md", markdown(sweep).encode()
-    yield "main_table.tex", latex(sweep).encode()
-    yield "main_table.html", html(sweep).encode()
+    papers = paper_tables(sweep)
+    yield "main_table.md", markdown(sweep, papers).encode()
+    yield "main_table.tex", latex(sweep, papers).encode()
+    yield "main_table.html", html(sweep, papers).encode()
     yield "metrics.csv", metrics_csv(sweep.succeeded, evidence).encode()
     for name, content in axis_files(sweep):
         yield name, content.encode()
@@ -146,22 +152,34 @@ def _draw(sweep: Sweep, evidence: Evidence, most_plots: int) -> tuple[list[tuple
     """The first plots in every form, and a line that says so if there are more."""
     wanted = list(islice(drawings(by_setting(sweep), evidence), most_plots + 1))
     more = f"Only the first {most_plots} plots are drawn; --plots N draws more." if len(wanted) > most_plots else ""
-    drawn = []
-    for drawing in wanted[:most_plots]:
-        figure = drawing.make()
-        drawn.append((drawing, {form: encode(figure, form) for form in FORMS}))
-    return drawn, more
+    figures = [drawing.make() for drawing in wanted[:most_plots]]
+    return list(zip(wanted, _encoded(figures), strict=False)), more
+
+
+def _encoded(figures: Sequence[Figure]) -> list[dict[str, bytes]]:
+    """Many figures on all cores: drawing is what a report's time goes into."""
+    workers = min(os.cpu_count() or 1, len(figures) // FIGURES_PER_WORKER)
+    if workers < 2:
+        return [encode_all(figure) for figure in figures]
+    with ProcessPoolExecutor(workers, multiprocessing.get_context("spawn")) as pool:
+        return list(pool.map(encode_all, figures))
 
 
 # ------------------------------------------------------------------------------------------------------------ terminal
 
 
 def _print_settings(console: Console, sweep: Sweep) -> None:
-    footers = {}  # without repetition, in order
+    footers, room, left_out = {}, MOST_ROWS, 0  # footers without repetition, in order
     for setting, points in by_setting(sweep).items():
+        if footers and len(points) > room:
+            room, left_out = 0, left_out + len(points)
+            continue
+        room -= len(points)
         console.print(_terminal_table(str(setting), detail_table(points)))
         console.print(_terminal_table("checks", checks_table(points)))
         footers |= dict.fromkeys((*provenance(setting, points), EXPLANATION))
+    if left_out:
+        console.print(f"{left_out} more points: their tables are in main_table.md", style="bold")
     for line in footers:
         console.print(Text(line, style="dim"))
     for line in notes(sweep):

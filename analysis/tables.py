@@ -19,6 +19,7 @@ from runners.records import RunRecord
 SCALARS = [field.name for field in fields(RunRecord) if get_origin(field.type) not in (dict, list)]
 MEAN = "mean"
 NO_FIGURE = "-"
+MARK = "\0"
 FIGURES = {"speedup": ("speedup", "x"), "tau": ("acceptance_length", "")}  # title: field, suffix
 
 
@@ -75,8 +76,24 @@ def _means(columns: list[Column]) -> Column:
     }
 
 
-def paper_cells(points: list[Point], bold: Callable[[str], str]) -> pandas.DataFrame:
-    """The figures as text, the best of each column bold. Lossy methods stay out of that contest."""
+class PaperTable(NamedTuple):
+    """One setting's figures as text, made once for all formats."""
+
+    setting: Setting
+    points: list[Point]
+    marked: pandas.DataFrame
+
+    def cells(self, bold: Callable[[str], str]) -> pandas.DataFrame:
+        """The best of each column bold. Lossy methods stay out of that contest."""
+        return self.marked.map(lambda text: bold(text.strip(MARK)) if text.startswith(MARK) else text)
+
+
+def paper_tables(sweep: Sweep) -> list[PaperTable]:
+    return [PaperTable(setting, points, _marked(points)) for setting, points in by_setting(sweep).items()]
+
+
+def _marked(points: list[Point]) -> pandas.DataFrame:
+    """With MARK around the best."""
     contestants = {point.label for point in points if point.record.lossless}
     columns = {}
     for (task, title), figures in paper_figures(points).items():
@@ -84,7 +101,7 @@ def paper_cells(points: list[Point], bold: Callable[[str], str]) -> pandas.DataF
         best = _best({label: figures[label] for label in figures if label in contestants})
         if title == "speedup":
             texts |= {label: texts[label] + WORSE for label in _slower(points, task, best)}
-        columns[task, title] = {label: bold(text) if label in best else text for label, text in texts.items()}
+        columns[task, title] = {label: MARK + text + MARK if label in best else text for label, text in texts.items()}
     return pandas.DataFrame(columns).rename_axis("algorithm")
 
 
@@ -133,10 +150,10 @@ def _interval(low: float | None, high: float | None) -> str:
 # ---------------------------------------------------------------------------------------------------------- Markdown
 
 
-def markdown(sweep: Sweep) -> str:
+def markdown(sweep: Sweep, papers: list[PaperTable]) -> str:
     parts = [f"# {escape_markdown(sweep.title)}"]
     parts += [f"**Warning:** {escape_markdown(line)}" for line in warnings(sweep)]
-    parts += [_markdown_setting(setting, points) for setting, points in by_setting(sweep).items()]
+    parts += map(_markdown_setting, papers)
     parts += [f"Note: {escape_markdown(line)}" for line in notes(sweep)]
     missing = missing_points(sweep)
     if missing:
@@ -144,8 +161,9 @@ def markdown(sweep: Sweep) -> str:
     return "\n\n".join(parts) + "\n"
 
 
-def _markdown_setting(setting: Setting, points: list[Point]) -> str:
-    cells = flat(paper_cells(points, bold=lambda text: f"**{text}**"))
+def _markdown_setting(paper: PaperTable) -> str:
+    setting, points, _ = paper
+    cells = flat(paper.cells(lambda text: f"**{text}**"))
     footer = [f"- {escape_markdown(line)}" for line in (*provenance(setting, points), EXPLANATION)]
     heading = f"## {escape_markdown(str(setting))}"
     tables = [pipe_table(table) for table in (cells, detail_table(points), checks_table(points))]
@@ -165,27 +183,27 @@ def escape_markdown(text: str) -> str:
 # ------------------------------------------------------------------------------------------------------ LaTeX, HTML
 
 
-def latex(sweep: Sweep) -> str:
+def latex(sweep: Sweep, papers: list[PaperTable]) -> str:
     r"""One `table` environment per setting, to be read with \input."""
-    tables = [_latex_setting(*item, number) for number, item in enumerate(by_setting(sweep).items(), 1)]
+    tables = [_latex_setting(paper, number) for number, paper in enumerate(papers, 1)]
     return "\n".join([PREAMBLE, *(f"% WARNING: {line}" for line in warnings(sweep)), *tables])
 
 
-def _latex_setting(setting: Setting, points: list[Point], number: int) -> str:
-    cells = paper_cells(points, bold=lambda text: rf"\textbf{{{text}}}")
-    caption = f"Speedup over plain decoding and acceptance length: {setting}."
-    return latex_table(cells, caption, f"tab:speedup-{number}", provenance(setting, points))
+def _latex_setting(paper: PaperTable, number: int) -> str:
+    cells = paper.cells(lambda text: rf"\textbf{{{text}}}")
+    caption = f"Speedup over plain decoding and acceptance length: {paper.setting}."
+    return latex_table(cells, caption, f"tab:speedup-{number}", provenance(paper.setting, paper.points))
 
 
-def html(sweep: Sweep) -> str:
+def html(sweep: Sweep, papers: list[PaperTable]) -> str:
     """The papers' tables as a fragment to paste into a page."""
     parts = [f"<p><b>Warning:</b> {escape(line)}</p>" for line in warnings(sweep)]
-    parts += [_html_setting(setting, points) for setting, points in by_setting(sweep).items()]
+    parts += map(_html_setting, papers)
     return "\n".join(parts) + "\n"
 
 
-def _html_setting(setting: Setting, points: list[Point]) -> str:
-    return html_table(paper_cells(points, bold=html_bold), str(setting), provenance(setting, points))
+def _html_setting(paper: PaperTable) -> str:
+    return html_table(paper.cells(html_bold), str(paper.setting), provenance(paper.setting, paper.points))
 
 
 def html_bold(text: str) -> str:

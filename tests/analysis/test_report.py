@@ -7,6 +7,7 @@ from dataclasses import asdict
 
 import pandas
 import pytest
+from matplotlib.figure import Figure
 
 from analysis.report import main
 
@@ -20,8 +21,9 @@ TABLES = ["index.html", *(f"main_table.{form}" for form in ("csv", "html", "md",
 @pytest.fixture
 def stub_plots(monkeypatch):
     """Most tests are about text; drawing takes most of a report's time."""
-    monkeypatch.setattr("analysis.figures.draw", lambda *_: None)
-    monkeypatch.setattr("analysis.report.encode", lambda *_: b"<svg>a plot</svg>")
+    monkeypatch.setattr("analysis.figures.draw", lambda *_: Figure())
+    plot = dict.fromkeys(("svg", "png", "pdf"), b"<svg>a plot</svg>")
+    monkeypatch.setattr("analysis.report._encoded", lambda figures: [plot for _ in figures])
 
 
 def written(folder) -> list[str]:

@@ -8,10 +8,15 @@ from collections import Counter
 import pytest
 
 from analysis.load import by_setting, load_sweep
-from analysis.tables import html, latex, markdown, paper_cells, paper_figures
+from analysis.tables import html, latex, markdown, paper_figures, paper_tables
 from runners.records import PromptRecord, Unit
 
 NEEDS_LATEX = pytest.mark.skipif(shutil.which("pdflatex") is None, reason="no pdflatex")
+
+
+def written(form, folder):
+    sweep = load_sweep(folder)
+    return form(sweep, paper_tables(sweep))
 
 
 def only_setting(folder):
@@ -34,7 +39,7 @@ def test_figures_and_means(small_sweep):
 
 def test_a_mean_over_fewer_tasks_is_not_given(small_sweep, add):
     add(task="chat", status="failed", reason="out of memory", speedup=None)
-    cells = paper_cells(only_setting(small_sweep), bold=str.upper)
+    cells = paper_tables(load_sweep(small_sweep))[0].cells(str.upper)
     assert cells.loc["eagle2 (layer_skip)"].to_list() == ["-", "-", "3.50X", "4.00", "-", "-"]
 
 
@@ -45,20 +50,20 @@ def test_one_task_has_no_mean(sweep_dir, add):
 
 def test_the_best_of_each_column_is_bold_ties_included(small_sweep, add):
     add(algorithm="dyspec", task="chat", speedup=2.2549, acceptance_length=9.0)
-    cells = paper_cells(only_setting(small_sweep), bold=lambda text: f"<{text}>")
+    cells = paper_tables(load_sweep(small_sweep))[0].cells(lambda text: f"<{text}>")
     assert list(cells["chat", "speedup"]) == ["1.00x", "<2.25x>", "<2.25x>", "1.75x"]
     assert cells.loc["eagle2 (layer_skip)", ("humaneval", "speedup")] == "<3.50x>"
 
 
 def test_lossy_rules_get_a_dagger_a_footnote_and_no_bold(small_sweep, add):
     add(algorithm="medusa", task="chat", speedup=9.0, lossless=False, acceptance="typical", identical_rate=0.5)
-    cells = paper_cells(only_setting(small_sweep), bold=lambda text: f"<{text}>")
+    cells = paper_tables(load_sweep(small_sweep))[0].cells(lambda text: f"<{text}>")
     assert cells.loc["medusa (layer_skip)†", ("chat", "speedup")] == "9.00x"
     assert cells.loc["chain (prompt_lookup)", ("chat", "speedup")] == "<2.25x>"
-    text = markdown(load_sweep(small_sweep))
+    text = written(markdown, small_sweep)
     assert "† lossy acceptance rule" in text
     assert "Rules: typical." in text
-    assert r"medusa (layer\_skip)$^\dagger$" in latex(load_sweep(small_sweep))
+    assert r"medusa (layer\_skip)$^\dagger$" in written(latex, small_sweep)
 
 
 def test_points_of_one_cell_are_told_apart_by_their_options(sweep_dir, add):
@@ -96,7 +101,7 @@ def test_many_options_are_called_by_the_hash(sweep_dir, add):
 
 def test_markdown_footer_carries_provenance(small_sweep, add):
     add(task="chat", baseline_tokens_per_second=28.04, git_commit="0011223344556677")
-    text = markdown(load_sweep(small_sweep))
+    text = written(markdown, small_sweep)
     assert "commit 0011223344, fedcba9876; measured, smollm2, cpu, float32, batch 1, temperature 0." in text
     assert "decode tokens/s: chat 28.0-30.0, humaneval 30.0." in text
     assert "several commits" in text
@@ -106,7 +111,7 @@ def test_markdown_footer_carries_provenance(small_sweep, add):
 
 def test_latex_structure(small_sweep, add):
     add(task="50%_of {x} & y~z^2 \\ $#", algorithm="a_b")
-    text = latex(load_sweep(small_sweep))
+    text = written(latex, small_sweep)
     for command in ("toprule", "midrule", "bottomrule", r"multicolumn{2}{c}", r"$\tau$", r"\textbf{3.50x}"):
         assert command in text
     assert text.count(r"\begin{") == text.count(r"\end{")
@@ -134,7 +139,7 @@ def compiles(tables: str, packages: str, folder) -> None:
 def test_latex_compiles(small_sweep, add, tmp_path, packages):
     add(task="50%_of {x} & y~z^2 \\ $#", algorithm="a_b", lossless=False)
     add(name="p", basis="projected", algorithm="<c|d>")
-    compiles(latex(load_sweep(small_sweep)), packages, tmp_path)
+    compiles(written(latex, small_sweep), packages, tmp_path)
 
 
 def test_what_is_slower_than_the_best_beyond_doubt_is_marked(sweep_dir, add):
@@ -142,14 +147,14 @@ def test_what_is_slower_than_the_best_beyond_doubt_is_marked(sweep_dir, add):
         units = [Unit([i], 9, 9, 5, [seconds * (1 + noise * (-1) ** i)], [2.0], [], []) for i in range(8)]
         prompts = [PromptRecord(f"q{i}", "", 0, 9, 9, 5, True, None) for i in range(8)]
         add(algorithm=name, speedup=2.0 / seconds, units=units, prompts=prompts)
-    cells = paper_cells(only_setting(sweep_dir), bold=lambda text: f"<{text}>")
+    cells = paper_tables(load_sweep(sweep_dir))[0].cells(lambda text: f"<{text}>")
     assert list(cells["humaneval", "speedup"]) == ["<2.00x>", "1.98x", "1.33x*"]
-    assert "slower than the best of its column" in markdown(load_sweep(sweep_dir))
+    assert "slower than the best of its column" in written(markdown, sweep_dir)
 
 
 def test_html_is_the_papers_table(small_sweep, add):
     add(name="p", algorithm="<script>", speedup=0.5)
-    text = html(load_sweep(small_sweep))
+    text = written(html, small_sweep)
     assert "<b>3.50x</b>" in text
     assert "<script>" not in text
     assert "commit fedcba9876" in text
