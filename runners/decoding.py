@@ -8,13 +8,14 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
+from algorithms.autoregressive import Autoregressive
 from algorithms.base import Drafter, TreeAlgorithm
-from backend.acceptance import AcceptanceRule
+from backend.acceptance import AcceptanceRule, create_rule, default_rule
 from backend.random import RandomStream
 from backend.sampling import Sampler
 from backend.targets import Target
 from backend.timing import Stopwatch
-from backend.tree import NO_NODE, Accepted, Draft, TokenTree, Verified
+from backend.tree import NO_NODE, Accepted, Draft, Proposal, TokenTree, Verified
 
 
 @dataclass(frozen=True)
@@ -101,6 +102,22 @@ def generate(
     if keep_steps:
         progress.result.steps = list(zip(progress.drafts, progress.accepted, strict=True))
     return progress.result
+
+
+def plain_answers(
+    target: Target,
+    prompts: Sequence[list[int]],
+    eos_token_ids: tuple[int, ...],
+    max_new_tokens: int,
+    sampler: Sampler,
+    seed: int = 0,
+) -> list[list[int]]:
+    """What the target itself says, all prompts in one batch."""
+    rule = create_rule(default_rule(Proposal.DETERMINISTIC, sampler.temperature))
+    decoder = Decoder(target, Autoregressive(), None, rule, sampler, seed)
+    requests = [Request(index, prompt) for index, prompt in enumerate(prompts)]
+    limits = Limits(max_new_tokens, eos_token_ids, tree_slots=1)
+    return generate(decoder, requests, limits, Stopwatch(target.device)).tokens
 
 
 class Progress:

@@ -16,19 +16,16 @@ import torch
 from omegaconf import DictConfig
 from rich.console import Console
 
-from algorithms.registry import create
-from backend.acceptance import create_rule, default_rule
 from backend.drafters.layer_skip import LayerSkip
 from backend.errors import TreebenchError
 from backend.layers import BLOCKS, layer_list_path
 from backend.loading import LoadedModel, load_target
 from backend.model import TreeModel
 from backend.sampling import Sampler
-from backend.timing import Stopwatch
-from backend.tree import Proposal, TokenTree
+from backend.tree import TokenTree
 from runners.benchmark import CONF, to_plain
 from runners.cli import one_line, run_hydra
-from runners.decoding import Decoder, Limits, Request, generate, pad
+from runners.decoding import pad, plain_answers
 from runners.prompts import load_questions, render
 from runners.skip_search import SearchSettings, search
 from runners.store import write_bytes
@@ -44,7 +41,7 @@ class Agreement:
     @torch.inference_mode()
     def __init__(self, target: TreeModel, prompts: list[list[int]], eos: tuple[int, ...], answer_tokens: int) -> None:
         self.target = target
-        answers = _answers(target, prompts, eos, answer_tokens)
+        answers = plain_answers(target, prompts, eos, answer_tokens, Sampler(0.0))
         self.lengths = torch.tensor([len(answer) for answer in answers], device=target.device)
         text, _ = pad(answers, target.device)
         self.expected = text
@@ -63,14 +60,6 @@ class Agreement:
         right = draft.expand(self.tree, nodes).argmax(2) == self.expected
         there = nodes < self.lengths[:, None]
         return float(right[there].double().mean())
-
-
-@torch.inference_mode()
-def _answers(target: TreeModel, prompts: list[list[int]], eos: tuple[int, ...], tokens: int) -> list[list[int]]:
-    rule = create_rule(default_rule(Proposal.DETERMINISTIC, 0.0))
-    decoder = Decoder(target, create("autoregressive", None, {}), None, rule, Sampler(0.0), 0)
-    requests = [Request(index, prompt) for index, prompt in enumerate(prompts)]
-    return generate(decoder, requests, Limits(tokens, eos, tokens + 1), Stopwatch(target.device)).tokens
 
 
 def blocks_of(model: Any) -> list[str]:
