@@ -21,6 +21,7 @@ from runners.records import SCHEMA_VERSION, STATUSES, STEP_COLUMNS, TREE_COLUMNS
 RUN_FILE = "run.json"
 STEPS_FILE = "steps.parquet"
 TREES_FILE = "trees.parquet"
+SITTINGS_FILE = "sittings.json"  # of a training: what each start was asked to do
 NOT_HASHED = {"output", "tracker", "launch", "force", "retry", "plugins", "hydra"}  # change no number
 DTYPE_NAMES = {"float32": "fp32", "bfloat16": "bf16", "float16": "fp16"}
 

@@ -1,5 +1,7 @@
 """Trains a drafter for a target: `python -m runners.train_drafter --help`."""
 
+import json
+import sys
 from collections.abc import Mapping
 from itertools import islice
 from pathlib import Path
@@ -14,6 +16,8 @@ from backend.memory import keep_freed_memory
 from backend.model import TreeModel
 from runners.benchmark import CONF, to_plain
 from runners.cli import run_hydra
+from runners.store import SITTINGS_FILE, write_bytes
+from runners.summary import created_now, git_commit
 from runners.training.corpus import Corpus, load_corpus
 from runners.training.features import Batch, FeatureExtractor, FeatureStream, batches, loader
 from runners.training.learners import LEARNERS, Learner
@@ -43,8 +47,21 @@ def train(config: Mapping[str, Any]) -> None:
         learner.start([extract([corpus.window(index) for index in indices]) for indices in order])
         trainer.restart_average()
     held_out = held_out_batches(extract, corpus, settings)
+    note_sitting(folder / SITTINGS_FILE, config, trainer.step, loaded.provenance)
     stream = loader(FeatureStream(config, learner.layers, trainer.step))
     trainer.run(iter(stream), held_out)
+
+
+def note_sitting(path: Path, config: Mapping[str, Any], step: int, target: str) -> None:
+    """Add how the training goes on from `step`: for the drafter's model card."""
+    known = json.loads(path.read_text()) if path.is_file() else []
+    command = " ".join(
+        ["python -m runners.train_drafter", *(word for word in sys.argv[1:] if not word.startswith("output="))]
+    )
+    sitting = {"step": step, "target": target, "command": command, "git_commit": git_commit(), "created": created_now()}
+    sitting["config"] = {name: value for name, value in config.items() if name != "output"}
+    kept = [earlier for earlier in known if earlier["step"] < step]
+    write_bytes(path, json.dumps([*kept, sitting], indent=1).encode())
 
 
 def held_out_batches(extract: FeatureExtractor, corpus: Corpus, settings: Mapping[str, Any]) -> list[Batch]:

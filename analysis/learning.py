@@ -1,0 +1,124 @@
+"""A trained drafter's model card and learning curve, from what `runners.train_drafter` left in its folder.
+
+`python -m analysis.learning results/drafters/eagle3_smollm2 --measured results/drafters_smollm2`
+"""
+
+import argparse
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+import pandas
+from matplotlib.figure import Figure
+
+from analysis.curves import paper_figure
+from analysis.load import BASELINE, load_sweep
+from analysis.plots import encode
+from analysis.style import FAINT, STYLE, line_look
+from analysis.tables import detail_table, pipe_table
+from runners.store import SITTINGS_FILE, write_bytes
+
+POINTS = 200  # of the curve that is kept: steps are averaged in as many groups
+CURVE, CSV = "curve.jsonl", "learning_curve.csv"
+
+
+def learning_curve(folder: Path) -> pandas.DataFrame:
+    """Columns tokens, loss, top1 (share of first drafted tokens that agree), chain (held-out tokens per step or NaN).
+
+    From the whole log if it is there, else from the short one that was made of it.
+    """
+    if not (folder / CURVE).is_file():
+        return pandas.read_csv(folder / CSV)
+    lines = [json.loads(line) for line in (folder / CURVE).read_text().splitlines()]
+    rows = pandas.DataFrame({"tokens": [line["tokens"] for line in lines], "loss": [line["loss"] for line in lines]})
+    rows["top1"] = [line["top1"][0] for line in lines]
+    rows["chain"] = [line.get("held_out", {}).get("chain") for line in lines]
+    groups = rows.index // max(1, -(-len(rows) // POINTS))
+    return rows.groupby(groups).agg({"tokens": "last", "loss": "mean", "top1": "mean", "chain": "last"})
+
+
+def draw(curve: pandas.DataFrame, title: str) -> Figure:
+    """Held-out tokens per step of a chain over training tokens, and the agreement in training beside it."""
+    with matplotlib.rc_context(STYLE):
+        figure, axes = paper_figure(title)
+        right = axes.twinx()
+        right.plot(curve["tokens"] / 1e6, curve["top1"] * 100, color=FAINT, linewidth=0.8)
+        right.set_ylabel("first tokens that agree in training, %", color=FAINT)
+        right.grid(False)
+        known = curve.dropna(subset=["chain"])
+        axes.plot(known["tokens"] / 1e6, known["chain"], **line_look(0))
+        axes.set_xscale("log")
+        axes.set_xlabel("training tokens, millions")
+        axes.set_ylabel("tokens per step of a chain of 5,\nheld-out text, teacher-forced")
+        axes.set_zorder(right.get_zorder() + 1)
+        axes.patch.set_visible(False)
+    return figure
+
+
+def card(folder: Path, curve: pandas.DataFrame, last: dict[str, Any], measured: Path | None) -> str:
+    """The model card: data, steps, command, held-out acceptance, and what decoding measured."""
+    sittings = json.loads((folder / SITTINGS_FILE).read_text())
+    training = sittings[-1]["config"]["training"]
+    rates = ", ".join(f"{rate:.1%}" for rate in last["held_out"]["acceptance"])
+    sources = [_source(source) for source in training["corpus"]["sources"]]
+    settings = training | {"corpus": training["corpus"] | {"sources": sources}}
+    facts = {
+        "kind": training["kind"],
+        "target": sittings[-1]["target"],
+        "text": f"{', '.join(sources)}; windows of {training['corpus']['window']} tokens, documents kept apart",
+        "training": f"{last['step']:,} steps, {last['tokens']:,} tokens, {len(sittings)} sitting(s)",
+        "commits": ", ".join(dict.fromkeys(sitting["git_commit"] or "unknown" for sitting in sittings)),
+        "command": f"`{sittings[-1]['command']}`",
+        "held-out agreement by depth": f"{rates} (given that all before agreed; conversations never trained on)",
+        "held-out tokens per step, chain of 5": f"{last['held_out']['chain']:.2f} (teacher-forced)",
+    }
+    lines = [f"# {folder.resolve().name}", ""]
+    lines += [f"- {name}: {text}" for name, text in facts.items()]
+    lines += ["", "![learning curve](learning_curve.svg)", "", "Settings of the training:", "", "```json"]
+    lines += [json.dumps(settings, indent=1), "```"]
+    return "\n".join([*lines, *(_measured(measured) if measured else [])]) + "\n"
+
+
+def _source(source: dict[str, Any]) -> str:
+    return f"PyPI {source['package']} {source['package_version']}" if "package" in source else Path(source["path"]).name
+
+
+def _measured(folder: Path) -> list[str]:
+    """What decoding with it gave, as in the report of the sweep."""
+    points = [point for point in load_sweep(folder).succeeded if point.record.algorithm != BASELINE]
+    if not points:
+        return []
+    record = points[0].record
+    where = f"{record.environment.get('cpu') or record.device}, {record.dtype}, batch {record.batch_size}"
+    heading = f"Measured by decoding ({where}, {record.num_prompts} prompts, {record.max_new_tokens} new tokens):"
+    return ["", heading, "", pipe_table(detail_table(points))]
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m analysis.learning", description=__doc__)
+    parser.add_argument("folder", type=Path, help="output folder of a training")
+    parser.add_argument("--measured", type=Path, metavar="SWEEP_DIR", help="a sweep that decoded with the drafter")
+    options = parser.parse_args(arguments)
+    folder = options.folder
+    if not (folder / SITTINGS_FILE).is_file() or not (folder / CURVE).is_file():
+        sys.stderr.write(f"{folder}: no {SITTINGS_FILE} and {CURVE}; give the output folder of runners.train_drafter\n")
+        return 2
+    lines = [json.loads(line) for line in (folder / CURVE).read_text().splitlines()]
+    evaluated = [line for line in lines if "held_out" in line]
+    if not evaluated:
+        sys.stderr.write(f"{folder}: nothing was evaluated yet; train on, or set training.eval_every lower\n")
+        return 1
+    curve = learning_curve(folder)
+    write_bytes(folder / CSV, curve.to_csv(index=False, float_format="%.6g").encode())
+    figure = draw(curve, f"{folder.name}: {evaluated[-1]['tokens'] / 1e6:.1f} million tokens")
+    for form in ("svg", "png"):
+        write_bytes(folder / f"learning_curve.{form}", encode(figure, form))
+    write_bytes(folder / "README.md", card(folder, curve, evaluated[-1], options.measured).encode())
+    sys.stdout.write(f"wrote {folder}: README.md, {CSV}, learning_curve.svg, learning_curve.png\n")
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
