@@ -117,8 +117,7 @@ class EagleHead(nn.Module):
         if drafted.shape[2] == vocab_size:
             return drafted
         everything = drafted.new_full((*drafted.shape[:2], vocab_size), -torch.inf)
-        everything[:, :, self.draft_tokens] = drafted
-        return everything
+        return everything.index_copy_(2, self.draft_tokens, drafted)
 
 
 class Eagle3Head(EagleHead):

@@ -7,6 +7,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from backend.drafters.registry import register
+from backend.fusion import fuse, matrix_product_for
 from backend.head_loading import load_head
 from backend.heads import EagleHead, Rows
 from backend.kv_cache import KVCache, LayerShape
@@ -29,6 +30,7 @@ class EagleHeadDrafter:
         self.name = name
         self.head = head.to(target.device, target.model.dtype).eval().requires_grad_(False)
         self.target = target
+        fuse(self.head)
         self.embeddings = head.embeddings or target.model.get_input_embeddings()
         target.tap_features(layers)
         size = head.config.head_dim
@@ -67,7 +69,8 @@ class EagleHeadDrafter:
             self._expand_level(tree, level)
         places = place_of(nodes, self.entries).clamp(min=0)
         states = self.outputs.gather(1, places[:, :, None].expand(-1, -1, self.outputs.shape[2]))
-        return self.head.log_probs(states, self.target.vocab_size)
+        with matrix_product_for(nodes.numel(), self.target.model):
+            return self.head.log_probs(states, self.target.vocab_size)
 
     def commit(self, tree: TokenTree, accepted: Accepted, verified: Verified) -> None:
         """Keep the root's row; owe the accepted tokens, and the root if it was never expanded."""
@@ -125,7 +128,7 @@ class EagleHeadDrafter:
             keys, values = cache.write(0, key, value, plan)
             return self.target.ops.attention(query, keys, values, plan, query.shape[3] ** -0.5, None, None, None)
 
-        with self.clock.stage("forward"):
+        with self.clock.stage("forward"), matrix_product_for(plan.positions.numel(), self.target.model):
             return self.head(rows, attend)
 
     def _fused(self, features: Tensor) -> Tensor:
