@@ -57,14 +57,15 @@ def cases() -> Iterator[tuple[str, dict[str, Any]]]:
     for budget in (60, 128, 256, 512):
         yield "eagle2", {"total_tokens": budget}
         yield "dyspec", {"budget": budget}
-
         yield "sequoia", {"budget": budget}
         yield "opt_tree", {"budget": budget}
 
 
 def build(name: str, options: dict[str, Any], drafter: StubDrafter) -> TreeAlgorithm:
-    values: Any = OmegaConf.to_container(OmegaConf.load(CONF / f"{name}.yaml"))
-    return create(name, drafter, {k: v for k, v in values.items() if k not in ("name", "defaults")} | options)
+    run = {"top_k": None, "top_p": None, "algorithm": OmegaConf.load(CONF / f"{name}.yaml")}  # what options refer to
+    values: Any = OmegaConf.to_container(OmegaConf.create(run), resolve=True)
+    chosen = {key: value for key, value in values["algorithm"].items() if key not in ("name", "defaults")}
+    return create(name, drafter, chosen | options)
 
 
 def grow(algorithm: TreeAlgorithm, step: int) -> Draft:
