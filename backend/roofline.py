@@ -16,6 +16,13 @@ from backend.errors import TreebenchError
 DTYPE_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 
 
+def _check_names(kind: type, options: Mapping[str, Any], where: str) -> None:
+    """TreebenchError names the first option that is missing or unknown."""
+    names = [field.name for field in fields(kind)]
+    if wrong := sorted(set(names) ^ set(options)):
+        raise TreebenchError(f"{where} takes {', '.join(names)}: check {wrong[0]!r}")
+
+
 @dataclass(frozen=True)
 class Shape:
     """Sizes of a transformer decoder that decide its cost. A mixture of experts is not covered."""
@@ -31,9 +38,7 @@ class Shape:
     @classmethod
     def of_options(cls, options: Mapping[str, Any], where: str) -> "Shape":
         """From YAML; TreebenchError names a missing, unknown or impossible size."""
-        names = [field.name for field in fields(cls)]
-        if wrong := sorted(set(names) ^ set(options)):
-            raise TreebenchError(f"{where} takes {', '.join(names)}: check {wrong[0]!r}")
+        _check_names(cls, options, where)
         for name, value in options.items():
             if not isinstance(value, int) or value < 1:
                 raise TreebenchError(f"{where}.{name} is {value!r}; it must be a whole number of at least 1")
@@ -82,9 +87,7 @@ class Device:
 
     @classmethod
     def of_options(cls, options: Mapping[str, Any], where: str) -> "Device":
-        names = [field.name for field in fields(cls)]
-        if wrong := sorted(set(names) ^ set(options)):
-            raise TreebenchError(f"{where} takes {', '.join(names)}: check {wrong[0]!r}")
+        _check_names(cls, options, where)
         for name, value in options.items():
             numbers = value.values() if name == "flops" and isinstance(value, Mapping) else [value]
             if not all(isinstance(number, int | float) and number >= 0 for number in numbers):

@@ -6,7 +6,6 @@ no reported number uses, with the prompt's keys and values by the target: as it 
 
 import datetime
 import json
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,6 @@ from typing import Any
 import numpy as np
 import torch
 from omegaconf import DictConfig
-from rich.console import Console
 
 from backend.drafters.layer_skip import LayerSkip
 from backend.errors import TreebenchError
@@ -24,7 +22,8 @@ from backend.model import TreeModel
 from backend.sampling import Sampler
 from backend.tree import TokenTree
 from runners.benchmark import CONF, to_plain
-from runners.cli import one_line, run_hydra
+from runners.cli import run_or_explain
+from runners.console import console
 from runners.decoding import pad, plain_answers
 from runners.prompts import load_questions, render
 from runners.skip_search import SearchSettings, search
@@ -32,7 +31,6 @@ from runners.store import write_bytes
 from runners.summary import environment, git_commit
 
 SETTINGS = ("skip_ratio", "iterations", "bayes_interval", "kappa", "noise", "patience", "max_score", "seed")
-console = Console(stderr=True, soft_wrap=True, markup=False, emoji=False)
 
 
 class Agreement:
@@ -117,16 +115,7 @@ def run(cfg: DictConfig) -> Path:
 
 
 def main() -> None:
-    """Exit code 0 if a set was written, 2 for bad input."""
-
-    def run_or_say(cfg: DictConfig) -> None:
-        try:
-            run(cfg)
-        except TreebenchError as error:
-            console.print(f"failed: {one_line(error)}", style="red")
-            sys.exit(2)
-
-    run_hydra(run_or_say, CONF, "search_layers")
+    run_or_explain(run, CONF, "search_layers")
 
 
 if __name__ == "__main__":
