@@ -21,7 +21,8 @@ def run(cfg: DictConfig) -> None:
     for name in COUNTS:
         if not isinstance(config[name], int) or config[name] < 1:
             raise TreebenchError(f"{name} is {config[name]!r}; it must be a whole number of at least 1")
-    torch.set_num_threads(config["device"]["threads"])
+    if config["device"]["threads"]:
+        torch.set_num_threads(config["device"]["threads"])
     keep_freed_memory()
     loaded = load_target(config["target"], config["dtype"], config["device"]["torch_device"])
     path = Path(config["output"])
