@@ -50,6 +50,7 @@ def draw(curve: pandas.DataFrame, title: str) -> Figure:
         known = curve.dropna(subset=["chain"])
         axes.plot(known["tokens"] / 1e6, known["chain"], **line_look(0))
         axes.set_xscale("log")
+        axes.xaxis.set_major_formatter("{x:g}")
         axes.set_xlabel("training tokens, millions")
         axes.set_ylabel("tokens per step of a chain of 5,\nheld-out text, teacher-forced")
         axes.set_zorder(right.get_zorder() + 1)

@@ -51,10 +51,10 @@ class EagleHeadDrafter:
             self.cache = KVCache({0: self.shape}, batch, capacity, dtype, self.target.device)
 
     def prefill(self, prompts: Int[Tensor, "batch prompt"], lengths: Int[Tensor, " batch"]) -> None:
-        """Reads the features that the target kept of the same prompts just before."""
+        """Reads the features that the target kept of the same prompts just before; of empty ones, nothing."""
         batch, width = prompts.shape
         states = self._fused(self.target.features) if width else self._nothing(batch, 1)
-        last = (lengths - 1).clamp(min=0)[:, None, None]
+        last = (lengths - 1).clamp(min=0, max=states.shape[1] - 1)[:, None, None]
         self.root_state = states.gather(1, last.expand(-1, -1, states.shape[2])) * (lengths > 0)[:, None, None]
         cache = self._cache()
         if width > 1:

@@ -16,6 +16,7 @@ from backend.sampling import Sampler
 from backend.timing import Stopwatch
 from backend.tree import NO_NODE, TokenTree
 from runners.decoding import Decoder, Request, generate
+from runners.stopwatching import Pieces, medians
 from tests.heads.checkpoints import plain_log_probs, random_head, write_head
 from tests.parts import LIMITS, options_of, prompts
 from tests.tiny_models import tiny_llama
@@ -108,6 +109,15 @@ def test_all_levels_in_one_call_equal_level_by_level(tmp_path):
     leaves_only = drafter.expand(tree, torch.tensor([[3, 4]]))
     torch.testing.assert_close(together, apart)
     torch.testing.assert_close(leaves_only, apart[:, 3:])
+
+
+@torch.inference_mode()
+def test_a_step_can_be_timed_without_a_text(tmp_path):
+    """As calibration does: caches of a length, and nothing read."""
+    target, drafter, _ = drafter_for(tmp_path, eagle3=True)
+    pieces = Pieces(target, drafter, batch=2, context=16, widest=4)
+    for step in (pieces.draft(3), pieces.verify(3, commits_to_drafter=True)):
+        assert medians(step, 2, 10.0)[0] > 0
 
 
 BROKEN = {
