@@ -74,7 +74,7 @@ def check(algorithm: str, num_prompts: int, new_tokens: int) -> None:
 
 @pytest.mark.parametrize("algorithm", DRAFTING)
 def test_four_real_prompts(algorithm):
-    check(algorithm, num_prompts=4, new_tokens=8)
+    check(algorithm, num_prompts=4, new_tokens=6)
 
 
 @pytest.mark.slow

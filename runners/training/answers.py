@@ -43,7 +43,7 @@ def _answers(loaded: LoadedModel, target: TreeModel, questions: list[str], confi
     prompts = [render(loaded.tokenizer, [question], []) for question in questions]
     sampler = Sampler(config["temperature"])
     answers = plain_answers(target, prompts, loaded.eos_token_ids, config["max_new_tokens"], sampler, config["seed"])
-    return [loaded.tokenizer.decode(answer, skip_special_tokens=True) for answer in answers]
+    return [str(loaded.tokenizer.decode(answer, skip_special_tokens=True)) for answer in answers]
 
 
 def wanted_prompts(loaded: LoadedModel, config: Mapping[str, Any]) -> list[str]:

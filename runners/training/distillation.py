@@ -24,7 +24,7 @@ def distillation(
 
 class _Distillation(torch.autograd.Function):
     @staticmethod
-    def forward(context: Any, logits: Tensor, wanted: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(ctx: Any, logits: Tensor, wanted: Tensor) -> tuple[Tensor, Tensor]:
         gradient, losses, agree = torch.empty_like(logits), [], []
         for rows, teacher, into in zip(logits.split(ROWS), wanted.split(ROWS), gradient.split(ROWS), strict=True):
             read, law = rows.float(), teacher.float()
@@ -32,15 +32,16 @@ class _Distillation(torch.autograd.Function):
             said, law = read.log_softmax(1), law.softmax(1)
             losses.append(-(law * said).sum(1))
             into.copy_(said.exp_().sub_(law))
-        context.save_for_backward(gradient)
+        ctx.save_for_backward(gradient)
         agrees = torch.cat(agree)
-        context.mark_non_differentiable(agrees)
+        ctx.mark_non_differentiable(agrees)
         return torch.cat(losses), agrees
 
     @staticmethod
     @once_differentiable
-    def backward(context: Any, of_loss: Tensor, of_agrees: Tensor) -> tuple[Tensor, None]:
-        (gradient,) = context.saved_tensors
+    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor, None]:
+        (gradient,) = ctx.saved_tensors
+        of_loss = grad_outputs[0]
         return gradient * of_loss[:, None].to(gradient.dtype), None
 
 
