@@ -31,7 +31,14 @@ def learning_curve(folder: Path) -> pandas.DataFrame:
     """
     if not (folder / CURVE).is_file():
         return pandas.read_csv(folder / CSV)
-    lines = [json.loads(line) for line in (folder / CURVE).read_text().splitlines()]
+    return _shortened(_log(folder))
+
+
+def _log(folder: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (folder / CURVE).read_text().splitlines()]
+
+
+def _shortened(lines: list[dict[str, Any]]) -> pandas.DataFrame:
     rows = pandas.DataFrame({"tokens": [line["tokens"] for line in lines], "loss": [line["loss"] for line in lines]})
     rows["top1"] = [line["top1"][0] for line in lines]
     rows["chain"] = [line.get("held_out", {}).get("chain") for line in lines]
@@ -58,7 +65,7 @@ def draw(curve: pandas.DataFrame, title: str) -> Figure:
     return figure
 
 
-def card(folder: Path, curve: pandas.DataFrame, last: dict[str, Any], measured: Path | None) -> str:
+def card(folder: Path, last: dict[str, Any], measured: Path | None) -> str:
     """The model card: data, steps, command, held-out acceptance, and what decoding measured."""
     sittings = json.loads((folder / SITTINGS_FILE).read_text())
     training = sittings[-1]["config"]["training"]
@@ -106,17 +113,17 @@ def main(arguments: list[str] | None = None) -> int:
     if not (folder / SITTINGS_FILE).is_file() or not (folder / CURVE).is_file():
         sys.stderr.write(f"{folder}: no {SITTINGS_FILE} and {CURVE}; give the output folder of runners.train_drafter\n")
         return 2
-    lines = [json.loads(line) for line in (folder / CURVE).read_text().splitlines()]
+    lines = _log(folder)
     evaluated = [line for line in lines if "held_out" in line]
     if not evaluated:
         sys.stderr.write(f"{folder}: nothing was evaluated yet; train on, or set training.eval_every lower\n")
         return 1
-    curve = learning_curve(folder)
+    curve = _shortened(lines)
     write_bytes(folder / CSV, curve.to_csv(index=False, float_format="%.6g").encode())
     figure = draw(curve, f"{folder.name}: {evaluated[-1]['tokens'] / 1e6:.1f} million tokens")
     for form in ("svg", "png"):
         write_bytes(folder / f"learning_curve.{form}", encode(figure, form))
-    write_bytes(folder / "README.md", card(folder, curve, evaluated[-1], options.measured).encode())
+    write_bytes(folder / "README.md", card(folder, evaluated[-1], options.measured).encode())
     sys.stdout.write(f"wrote {folder}: README.md, {CSV}, learning_curve.svg, learning_curve.png\n")
     return 0
 

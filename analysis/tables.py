@@ -2,10 +2,9 @@
 
 import re
 from collections.abc import Callable
-from dataclasses import fields
 from html import escape
 from statistics import fmean
-from typing import NamedTuple, get_origin
+from typing import NamedTuple
 
 import pandas
 
@@ -14,9 +13,8 @@ from analysis.latex import PREAMBLE, latex_table
 from analysis.load import Point, Setting, Sweep, by_setting
 from analysis.paired import compare_points
 from analysis.remarks import WORSE, notes, percent, provenance, warnings
-from runners.records import RunRecord
+from runners.records import SCALARS
 
-SCALARS = [field.name for field in fields(RunRecord) if get_origin(field.type) not in (dict, list)]
 MEAN = "mean"
 NO_FIGURE = "-"
 MARK = "\0"

@@ -24,6 +24,7 @@ from runners.benchmark import CONF, to_plain
 from runners.cli import run_or_explain
 from runners.console import console
 from runners.cost_plot import plot_costs
+from runners.point import use_threads
 from runners.pricing import check_pricing, drafter_options, identity, table_path
 from runners.stopwatching import Pieces, medians
 from runners.store import write_bytes
@@ -46,8 +47,7 @@ class Cell:
 def run(cfg: DictConfig) -> None:
     config = to_plain(cfg)
     check(config)
-    if config["device"]["threads"]:
-        torch.set_num_threads(config["device"]["threads"])
+    use_threads(config["device"])
     loaded, target = build_target(config["target"], config["dtype"], config["device"]["torch_device"])
     drafter = create_drafter(config["drafter"]["kind"], target, loaded, drafter_options(config))
     if "costs" in config["measure"]:

@@ -3,7 +3,7 @@
 import os
 import re
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +49,13 @@ def run_or_explain(task: Callable[[DictConfig], object], config_path: str, confi
             sys.exit(2)
 
     run_hydra(explained, config_path, config_name)
+
+
+def check_counts(config: Mapping[str, Any], names: Sequence[str]) -> None:
+    """Refuse settings that are no whole numbers of at least 1."""
+    for name in names:
+        if not isinstance(config[name], int) or config[name] < 1:
+            raise TreebenchError(f"{name} is {config[name]!r}; it must be a whole number of at least 1")
 
 
 def _composed_later(self: Sweeper, batch: Sequence[Sequence[str]]) -> None:

@@ -109,10 +109,15 @@ def check_backend(backend: Mapping[str, Any], device: str) -> None:
         raise TreebenchError("backend.graphs=true needs device=cuda and backend.ops=triton, or auto")
 
 
+def use_threads(device: Mapping[str, Any]) -> None:
+    """As many as its config says; without a number as many as torch takes by itself."""
+    if device["threads"]:
+        torch.set_num_threads(device["threads"])
+
+
 def build(config: Mapping[str, Any]) -> Point:
     """Load the target and put the two decoders on it. An algorithm that drafts nothing gets no drafter."""
-    if config["device"]["threads"]:
-        torch.set_num_threads(config["device"]["threads"])
+    use_threads(config["device"])
     use = config["backend"]["ops"]
     loaded, target = build_target(config["target"], config["dtype"], config["device"]["torch_device"], use)
     ops = create_ops(use, target.device)

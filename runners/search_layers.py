@@ -15,14 +15,13 @@ import torch
 from omegaconf import DictConfig
 
 from backend.drafters.layer_skip import LayerSkip
-from backend.errors import TreebenchError
 from backend.layers import BLOCKS, layer_list_path
 from backend.loading import LoadedModel, load_target
 from backend.model import TreeModel
 from backend.sampling import Sampler
 from backend.tree import TokenTree
 from runners.benchmark import CONF, to_plain
-from runners.cli import run_or_explain
+from runners.cli import check_counts, run_or_explain
 from runners.console import console
 from runners.decoding import pad, plain_answers
 from runners.prompts import load_questions, render
@@ -100,9 +99,7 @@ def run_search(config: Mapping[str, Any]) -> dict[str, Any]:
 
 def run(cfg: DictConfig) -> Path:
     plain = to_plain(cfg)
-    for name in ("num_prompts", "answer_tokens", "iterations", "bayes_interval"):
-        if not isinstance(plain[name], int) or plain[name] < 1:
-            raise TreebenchError(f"{name} is {plain[name]!r}; it must be a whole number of at least 1")
+    check_counts(plain, ("num_prompts", "answer_tokens", "iterations", "bayes_interval"))
     result = run_search(plain)
     file = Path(plain["output"]) / f"skip_set-{result['target']}-{plain['skip_ratio']:g}.json"
     file.parent.mkdir(parents=True, exist_ok=True)

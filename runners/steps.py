@@ -1,8 +1,9 @@
 """Step tables: Parquet files with a schema version, and SQL over those of a whole sweep."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import TypeVar
 
 import duckdb
 import pandas
@@ -11,6 +12,7 @@ import pyarrow.parquet as pq
 
 from runners.records import SCHEMA_VERSION, STEP_COLUMNS
 
+Checked = TypeVar("Checked")
 VERSION_KEY, HASH_KEY = b"treebench_schema_version", b"treebench_config_hash"
 
 
@@ -31,15 +33,14 @@ def encode(rows: pandas.DataFrame | pa.Table, columns: Mapping[str, str], config
 
 def query_steps(files: list[Path], query: str) -> tuple[pandas.DataFrame, list[str]]:
     """Answer of a query over the table `steps` of all files, and one line for each file that cannot be read."""
-    alike, problems = _by_schema(files)
+    schemas, problems = _readable(files, _checked_schema)
     try:
-        return _answer(alike, query), problems
+        return _answer(_alike(schemas), query), problems
     except duckdb.Error:
-        damaged = [line for group in alike for line in _damaged(group)]
+        whole, damaged = _readable(list(schemas), _read_through)
         if not damaged:
             raise  # the query is wrong, not a file
-        sound = [[path for path in group if not _damaged([path])] for group in alike]
-        return _answer([group for group in sound if group], query), problems + damaged
+        return _answer(_alike({path: schemas[path] for path in whole}), query), problems + damaged
 
 
 def _answer(alike: list[list[Path]], query: str) -> pandas.DataFrame:
@@ -58,27 +59,32 @@ def _answer(alike: list[list[Path]], query: str) -> pandas.DataFrame:
         return connection.execute(query).df()
 
 
-def _by_schema(files: list[Path]) -> tuple[list[list[Path]], list[str]]:
-    """Readable files with the same columns together, which is read at once in half the time, and a line for each other.
-
-    Only footers are looked at: a truncated file has none.
-    """
-    schemas, alike, problems = [], [], []
+def _readable(files: list[Path], check: Callable[[Path], Checked]) -> tuple[dict[Path, Checked], list[str]]:
+    """What `check` says of each file that it can read, and one line for each other."""
+    checked, problems = {}, []
     for path in files:
         try:
-            schema = _checked_schema(path)
-        except (OSError, ValueError) as error:
-            problems.append(_line(path, error))
-            continue
-        place = next((place for place, known in enumerate(schemas) if known.equals(schema)), len(schemas))
-        if place == len(schemas):
-            schemas.append(schema)
-            alike.append([])
-        alike[place].append(path)
-    return alike, problems
+            checked[path] = check(path)
+        except (OSError, ValueError) as error:  # pyarrow's errors are ValueErrors
+            problems.append(f"{path.parent.name}/{path.name}: {' '.join(str(error).split())}")
+    return checked, problems
+
+
+def _alike(schemas: Mapping[Path, pq.ParquetSchema]) -> list[list[Path]]:
+    """Files of the same columns together, which are read at once in half the time."""
+    known: list[pq.ParquetSchema] = []
+    groups: list[list[Path]] = []
+    for path, schema in schemas.items():
+        place = next((place for place, other in enumerate(known) if other.equals(schema)), len(known))
+        if place == len(known):
+            known.append(schema)
+            groups.append([])
+        groups[place].append(path)
+    return groups
 
 
 def _checked_schema(path: Path) -> pq.ParquetSchema:
+    """From the footer alone, which a truncated file lacks."""
     footer = pq.read_metadata(path)
     version = (footer.metadata or {}).get(VERSION_KEY, b"none").decode()
     if version != str(SCHEMA_VERSION):
@@ -86,17 +92,5 @@ def _checked_schema(path: Path) -> pq.ParquetSchema:
     return footer.schema
 
 
-def _damaged(files: list[Path]) -> list[str]:
-    """A line for each file that cannot be read to its end."""
-    lines = []
-    for path in files:
-        try:
-            pq.read_table(path)
-        except (OSError, ValueError) as error:
-            lines.append(_line(path, error))
-    return lines
-
-
-def _line(path: Path, error: Exception) -> str:
-    """pyarrow's errors are ValueErrors or OSErrors."""
-    return f"{path.parent.name}/{path.name}: {' '.join(str(error).split())}"
+def _read_through(path: Path) -> None:
+    pq.read_table(path)

@@ -44,9 +44,8 @@ CHECKED_FIRST = {  # refused before anything is loaded or written: arguments -> 
     "task.split=train": "failed: task.split is 'train': choose one of report, tune",
     "nonsense": "error: Error parsing override 'nonsense'",
 }
-FOUND_LATER = {
+FOUND_LATER = {  # needs the model or the data: a failed record keeps the reason
     "drafter=layer_skip drafter.skip=[a]": "layer_skip.skip has 'a'; it takes layers (5) and blocks",
-    # needs the model or the data: a failed record keeps the reason
     "target.path=/no/such/model": "there is no model folder /no/such/model: check target.path, or give a hub name",
     "target.path=nobody/nothing": "model nobody/nothing is neither a folder nor in the local hub cache, and cannot be",
     "task.path=/no/such/file.jsonl": "cannot read prompts from /no/such/file.jsonl (no such file): set task.path",

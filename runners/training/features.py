@@ -1,4 +1,4 @@
-"""What the target computes over the training text, made by a process of its own while the drafter learns."""
+"""What the target computes over the training text, made by processes of their own while the drafter learns."""
 
 from collections.abc import Iterator, Mapping
 from itertools import islice

@@ -125,7 +125,7 @@ def head_config(target: Any, settings: Mapping[str, Any], layers: tuple[int, ...
 
 
 class LanguageModelLearner(Learner):
-    """A narrow Llama on the target's tokenizer, distilled from the target's law over its most frequent tokens.
+    """A narrow Llama on the target's tokenizer, distilled from the target's law.
 
     Embeddings start as the principal components of the target's, so that tokens of like use start alike.
     """
@@ -133,7 +133,6 @@ class LanguageModelLearner(Learner):
     def __init__(self, loaded: LoadedModel, corpus: Corpus, settings: Mapping[str, Any]) -> None:
         super().__init__()
         target: Any = loaded.model
-        self.settings = settings
         self.config = small_config(target.config, settings)
         self.model: Any = LlamaForCausalLM(self.config)
         self.model.get_input_embeddings().weight.data = principal_components(
