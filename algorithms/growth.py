@@ -114,7 +114,7 @@ class Growth:
 
     def expand(self, nodes: Int[Tensor, "batch frontier"], width: int) -> Int[Tensor, "batch new"]:
         """`propose` and `add` in one; nothing to expand gives nothing."""
-        nodes = compact(nodes)
+        nodes = compact(nodes) if nodes.shape[1] else nodes
         return self.add(nodes, self.propose(nodes, width)) if nodes.shape[1] else nodes
 
     def reached(self, nodes: Int[Tensor, "batch node"]) -> Float[np.ndarray, "batch node"]:
@@ -152,10 +152,9 @@ def best_places(values: Float[np.ndarray, "batch node"], count: int) -> Int[np.n
 def compact(nodes: Int[Tensor, "batch node"]) -> Int[Tensor, "batch width"]:
     """Ascending without columns that are `NO_NODE` in every row."""
     ordered = np.sort(nodes.numpy(), axis=1)  # `NO_NODE` comes first
-    exists = ordered != NO_NODE
-    if exists.all():
+    if not (ordered[:, :1] == NO_NODE).any():
         return torch.from_numpy(ordered)
-    counts = exists.sum(1)
+    counts = (ordered != NO_NODE).sum(1)
     places = (
         np.arange(counts.max(initial=0)) - counts[:, None]
     )  # from the end, so that rows begin with their first node

@@ -3,7 +3,7 @@
 Weights stay where they are named; every replacement computes what the module computed, to rounding.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from typing import Any
@@ -20,7 +20,7 @@ def fuse(model: nn.Module) -> None:
     """Fuse RMS norms and sibling projections, once; modules that look different are left alone."""
     for module in list(model.modules()):
         if _is_plain_rms_norm(module):
-            _use_fused_norm(module)
+            module.forward = _fused_norm(module)  # type: ignore[method-assign]
         for names in SIBLINGS:
             linears = [getattr(module, name, None) for name in names]
             if all(type(linear) is nn.Linear and "forward" not in vars(linear) for linear in linears):
@@ -43,18 +43,28 @@ def _is_plain_rms_norm(module: nn.Module) -> bool:
         return False
     trial = torch.linspace(-2, 3, weight.shape[0], device=weight.device, dtype=weight.dtype)[None]
     with torch.inference_mode():
-        fused = F.rms_norm(trial, weight.shape, weight, module.variance_epsilon)  # type: ignore[arg-type]
+        fused = _fused_norm(module)(trial)
         return torch.allclose(module(trial).float(), fused.float(), rtol=2e-2 if weight.itemsize < 4 else 1e-5)
 
 
-def _use_fused_norm(module: nn.Module) -> None:
-    module.forward = partial(_rms_norm, module._parameters, module.variance_epsilon)  # type: ignore[method-assign]
+def _fused_norm(module: nn.Module) -> Callable[[Tensor], Tensor]:
+    epsilon: float = module.variance_epsilon  # type: ignore[assignment]
+    return partial(_rms_norm, module._parameters, epsilon, torch.tensor(epsilon))
 
 
-def _rms_norm(parameters: dict[str, nn.Parameter], epsilon: float, hidden_states: Tensor) -> Tensor:
-    """Looks the weight up at every call, and `partial` is copied with the module: a copy has weights of its own."""
+def _rms_norm(
+    parameters: dict[str, nn.Parameter], epsilon: float, epsilon_there: Tensor, hidden_states: Tensor
+) -> Tensor:
+    """Looks the weight up at every call, and `partial` is copied with the module: a copy has weights of its own.
+
+    On a CPU torch's norm is made of a dozen operations; these five take half as long for a few rows.
+    """
     weight = parameters["weight"]
-    return F.rms_norm(hidden_states, weight.shape, weight, epsilon)
+    if not hidden_states.is_cpu:
+        return F.rms_norm(hidden_states, weight.shape, weight, epsilon)
+    norm = torch.linalg.vector_norm(hidden_states, dim=-1, keepdim=True, dtype=torch.float32)
+    scale = torch.addcmul(epsilon_there, norm, norm, value=1 / weight.shape[0]).rsqrt_()
+    return (hidden_states * scale * weight).to(hidden_states.dtype)
 
 
 def _share_input(linears: Sequence[nn.Linear]) -> None:

@@ -111,9 +111,9 @@ class EagleHead(nn.Module):
         rotary = self.rotary(stream, rows.positions)
         return self.layer(rows.embeddings, stream, rotary, attend)
 
-    def log_probs(self, states: Float[Tensor, "batch row hidden"], vocab_size: int) -> Float[Tensor, "batch row vocab"]:
+    def log_probs(self, logits: Float[Tensor, "batch row draft"], vocab_size: int) -> Float[Tensor, "batch row vocab"]:
         """fp32 over the target's vocabulary; -inf at tokens that the head cannot draft."""
-        drafted = self.logits(states).log_softmax(2, dtype=torch.float32)
+        drafted = logits.log_softmax(2, dtype=torch.float32)
         if drafted.shape[2] == vocab_size:
             return drafted
         everything = drafted.new_full((*drafted.shape[:2], vocab_size), -torch.inf)

@@ -11,6 +11,9 @@ FEW_BLOCKS = 8  # in which one is searched: the detour does not pay then
 
 def top_k(values: Float[Tensor, "*rows vocab"], k: int) -> tuple[Float[Tensor, "*rows k"], Int[Tensor, "*rows k"]]:
     """The k largest values of each row and where they are, in descending order, as `torch.topk`."""
+    if k == 1:
+        found, places = largest(values)
+        return found[..., None], places[..., None]
     blocks = _blocks(values, 64)
     if blocks is None or blocks.shape[-2] < k * FEW_BLOCKS:
         found, places = values.topk(k, dim=-1)

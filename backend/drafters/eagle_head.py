@@ -69,8 +69,9 @@ class EagleHeadDrafter:
             self._expand_level(tree, level)
         places = place_of(nodes, self.entries).clamp(min=0)
         states = self.outputs.gather(1, places[:, :, None].expand(-1, -1, self.outputs.shape[2]))
-        with matrix_product_for(nodes.numel(), self.target.model):
-            return self.head.log_probs(states, self.target.vocab_size)
+        with self.clock.stage("forward"), matrix_product_for(nodes.numel(), self.target.model):
+            logits = self.head.logits(states)
+        return self.head.log_probs(logits, self.target.vocab_size)
 
     def commit(self, tree: TokenTree, accepted: Accepted, verified: Verified) -> None:
         """Keep the root's row; owe the accepted tokens, and the root if it was never expanded."""
@@ -132,7 +133,8 @@ class EagleHeadDrafter:
             return self.head(rows, attend)
 
     def _fused(self, features: Tensor) -> Tensor:
-        return self.head.fuse(features.to(self.target.model.dtype))
+        with self.clock.stage("forward"):
+            return self.head.fuse(features.to(self.target.model.dtype))
 
     def _of_nodes(self, values: Tensor, places: Tensor) -> Tensor:
         return values.gather(1, places.clamp(min=0)[:, :, None].expand(-1, -1, values.shape[2]))

@@ -48,9 +48,12 @@ class PromptLookup:
             [self._propose(row, tokens[b], parents[b], node) for node in wanted]
             for b, (row, wanted) in enumerate(zip(self.rows, nodes.tolist(), strict=True))
         ]
-        chosen = torch.tensor(proposed, device=nodes.device)[:, :, None]
         log_probs = torch.full((*nodes.shape, self.vocab_size), -torch.inf, device=nodes.device)
-        return log_probs.scatter_(2, chosen.clamp(min=0), torch.where(chosen == NO_NODE, -torch.inf, 0.0))
+        for b, row in enumerate(proposed):
+            for i, token in enumerate(row):
+                if token != NO_NODE:
+                    log_probs[b, i, token] = 0.0
+        return log_probs
 
     def commit(self, tree: TokenTree, accepted: Accepted, verified: Verified | None = None) -> None:
         committed = tree.tokens.gather(1, accepted.path.clamp(min=0)).tolist()

@@ -7,6 +7,7 @@ from torch import Tensor
 from backend.drafters.registry import register
 from backend.loading import LoadedModel
 from backend.targets import Target
+from backend.top_k import top_k
 from backend.tree import NO_NODE, Accepted, TokenTree, Verified
 
 NO_SUCCESSOR = -1
@@ -25,21 +26,21 @@ class TokenRecycling:
     def __init__(self, vocab_size: int, successors: int) -> None:
         self.vocab_size = vocab_size
         self.successors = min(successors, vocab_size)
+        self.scores = torch.arange(1, self.successors + 1) * -torch.tensor(2.0).log()
         self.matrix = torch.empty(0, vocab_size, self.successors, dtype=torch.int32)
 
     def allocate(self, batch: int, capacity: int) -> None:
         """Nothing: the matrix does not grow with the text."""
 
     def prefill(self, prompts: Int[Tensor, "batch prompt"], lengths: Int[Tensor, " batch"]) -> None:
-        shape = (prompts.shape[0], self.vocab_size, self.successors)
+        shape = (prompts.shape[0], self.vocab_size + 1, self.successors)  # what is not to be kept goes to the last row
         self.matrix = torch.full(shape, NO_SUCCESSOR, dtype=torch.int32, device=prompts.device)
 
     def expand(self, tree: TokenTree, nodes: Int[Tensor, "batch new"]) -> Float[Tensor, "batch new vocab"]:
         tokens = tree.tokens.gather(1, nodes.clamp(min=0))
         successors = self.matrix.gather(1, tokens[:, :, None].expand(-1, -1, self.successors)).long()
         unknown = (successors == NO_SUCCESSOR) | (nodes == NO_NODE)[:, :, None]
-        ranks = torch.arange(1, self.successors + 1, device=nodes.device)
-        scores = (-ranks * torch.tensor(2.0).log()).expand(successors.shape).masked_fill(unknown, -torch.inf)
+        scores = self.scores.to(nodes.device).expand(successors.shape).masked_fill(unknown, -torch.inf)
         log_probs = torch.full((*nodes.shape, self.vocab_size + 1), -torch.inf, device=nodes.device)
         log_probs.scatter_(2, successors.masked_fill(unknown, self.vocab_size), scores)
         return log_probs[:, :, :-1]
@@ -47,13 +48,11 @@ class TokenRecycling:
     def commit(self, tree: TokenTree, accepted: Accepted, verified: Verified) -> None:
         """Refresh the rows of all verified nodes' tokens. Finished rows learn too, which changes nothing any more."""
         exists = verified.nodes != NO_NODE
-        tokens = tree.tokens.gather(1, verified.nodes.clamp(min=0)).masked_fill(~exists, self.vocab_size)
-        likeliest = verified.logits[:, :, : self.vocab_size].topk(self.successors, dim=2).indices
-        places = torch.arange(tokens.shape[1], device=tokens.device).expand_as(tokens)
-        last = torch.full((tokens.shape[0], self.vocab_size + 1), NO_NODE, device=tokens.device)
-        last = last.scatter_reduce(1, tokens, places, "amax")[:, : self.vocab_size]
-        fresh = likeliest.gather(1, last.clamp(min=0)[:, :, None].expand_as(self.matrix)).int()
-        self.matrix = torch.where((last == NO_NODE)[:, :, None], self.matrix, fresh)
+        tokens = tree.tokens.gather(1, verified.nodes.clamp(min=0))
+        again = (tokens[:, :, None] == tokens[:, None]) & exists[:, None]
+        rows = tokens.masked_fill(again.triu(1).any(2) | ~exists, self.vocab_size)
+        likeliest = top_k(verified.logits[:, :, : self.vocab_size], self.successors)[1].int()
+        self.matrix.scatter_(1, rows[:, :, None].expand_as(likeliest), likeliest)
 
 
 @register("token_recycling")

@@ -44,12 +44,13 @@ def keep(
 ) -> None:
     """Slot `lengths + k` of each row takes what slot `lengths + places[:, k]` holds, in place; `NO_NODE` takes nothing.
 
-    Places ascend and place k is at least k, so the gather of all sources precedes the only overlapping stores.
+    Places ascend and place k is at least k, so a row's sources are all read before the only overlapping stores. A row at a
+    time: indexing rows and slots at once moves whole axes about.
     """
-    rows = torch.arange(len(lengths), device=lengths.device)[:, None]
     order = torch.arange(places.shape[1], device=places.device)
-    source = lengths[:, None] + torch.where(places != NO_NODE, places, order)
-    stack[:, rows, :, lengths[:, None] + order] = stack[:, rows, :, source]
+    sources = lengths[:, None] + torch.where(places != NO_NODE, places, order)
+    for row, source, target in zip(stack.unbind(1), sources, lengths[:, None] + order, strict=True):
+        row.index_copy_(2, target, row.index_select(2, source))
 
 
 def _packed_sinks(sinks: Tensor | None, key: Tensor, query: Tensor) -> Tensor | None:

@@ -1,12 +1,13 @@
 """Chooses the implementation of the operations: by name, or by device."""
 
 import importlib
+from dataclasses import replace
 
 import torch
 
 from backend.errors import TreebenchError
 from backend.matching import follow
-from backend.ops import Ops
+from backend.ops import Ops, host
 from backend.ops.reference import keep, tree_attention
 from backend.rejection import walk_in_turn
 
@@ -18,12 +19,15 @@ def _anything(dtype: torch.dtype, head_size: int) -> None:
 
 
 TORCH = Ops("torch", tree_attention, keep, follow, walk_in_turn, _anything)
+HOST = replace(TORCH, follow=host.follow)
 
 
 def create_ops(choice: str, device: torch.device) -> Ops:
-    """`auto` takes Triton on a GPU and torch elsewhere."""
+    """`auto` takes Triton on a GPU and torch elsewhere, where it reads the tree on the host if that is the device."""
     if choice not in CHOICES:
         raise TreebenchError(f"backend.ops is {choice!r}; choose one of {', '.join(CHOICES)}")
+    if choice == "auto" and device.type == "cpu":
+        return HOST
     if choice == "auto":
         choice = "triton" if device.type == "cuda" else "torch"
     return TORCH if choice == "torch" else _triton_ops(device)

@@ -9,14 +9,15 @@ import torch
 from backend.errors import TreebenchError
 from backend.model import TreeModel
 from backend.ops import launch
-from backend.ops.select import TORCH, create_ops
+from backend.ops.select import HOST, TORCH, create_ops
 from tests.architectures import config_of, random_model
 
 CPU = torch.device("cpu")
 
 
-def test_auto_takes_torch_on_a_cpu():
-    assert create_ops("auto", CPU) is create_ops("torch", CPU) is TORCH
+def test_auto_reads_the_tree_on_the_host_of_a_cpu():
+    assert create_ops("auto", CPU) is HOST
+    assert create_ops("torch", CPU) is TORCH
 
 
 @pytest.mark.skipif(not launch.IS_INTERPRETED, reason="says what the interpreter allows")

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from backend.acceptance import NumericEvents
-from backend.ops.select import TORCH
+from backend.ops.select import HOST, TORCH
 from backend.ops.triton_bitmask import ancestor_words
 from backend.ops.triton_follow import follow
 from backend.ops.triton_walk import walk
@@ -64,9 +64,10 @@ def test_verification_equals_the_reference(seed, proposal):
     tree = random_tree(choose, choose.randint(1, 4), choose.choice([2, 40, 300]), vocabulary=choose.choice([1, 2, 3]))
     draft = Draft(tree, chosen(choose, tree, choose.choice(WIDTHS)), proposal)
     picks = torch.randint(0, 3, draft.nodes.shape, generator=torch.Generator().manual_seed(seed))
-    found, expected = follow(moved(draft), picks.to(DEVICE)), TORCH.follow(draft, picks)
-    assert torch.equal(found.path.cpu(), expected.path)
-    assert torch.equal(found.bonus.cpu(), expected.bonus)
+    expected = TORCH.follow(draft, picks)
+    for found in (follow(moved(draft), picks.to(DEVICE)), HOST.follow(draft, picks)):
+        assert torch.equal(found.path.cpu(), expected.path)
+        assert torch.equal(found.bonus.cpu(), expected.bonus)
 
 
 @pytest.mark.parametrize("proposal", [Proposal.WITHOUT_REPLACEMENT, Proposal.IID])
