@@ -111,11 +111,12 @@ def plain_answers(
     max_new_tokens: int,
     sampler: Sampler,
     seed: int = 0,
+    first_sequence: int = 0,
 ) -> list[list[int]]:
-    """What the target itself says, all prompts in one batch."""
+    """What the target itself says, all prompts in one batch; they are numbered from `first_sequence` on."""
     rule = create_rule(default_rule(Proposal.DETERMINISTIC, sampler.temperature))
     decoder = Decoder(target, Autoregressive(), None, rule, sampler, seed)
-    requests = [Request(index, prompt) for index, prompt in enumerate(prompts)]
+    requests = [Request(index, prompt) for index, prompt in enumerate(prompts, first_sequence)]
     limits = Limits(max_new_tokens, eos_token_ids, tree_slots=1)
     return generate(decoder, requests, limits, Stopwatch(target.device)).tokens
 

@@ -32,17 +32,21 @@ def write_answers(loaded: LoadedModel, config: Mapping[str, Any], path: Path) ->
     with path.open("a", encoding="utf-8") as file:
         for start in track(batches, description="answers"):
             questions = todo[start : start + config["batch_size"]]
-            for question, answer in zip(questions, _answers(loaded, target, questions, config), strict=True):
+            answers = _answers(loaded, target, questions, config, done + start)
+            for question, answer in zip(questions, answers, strict=True):
                 messages = [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]
                 file.write(json.dumps({"messages": messages}, ensure_ascii=False) + "\n")
             file.flush()
     return _whole_lines(path)
 
 
-def _answers(loaded: LoadedModel, target: TreeModel, questions: list[str], config: Mapping[str, Any]) -> list[str]:
+def _answers(
+    loaded: LoadedModel, target: TreeModel, questions: list[str], config: Mapping[str, Any], first: int
+) -> list[str]:
+    """`first` numbers the first question among all: no two of them share their random numbers."""
     prompts = [render(loaded.tokenizer, [question], []) for question in questions]
-    sampler = Sampler(config["temperature"])
-    answers = plain_answers(target, prompts, loaded.eos_token_ids, config["max_new_tokens"], sampler, config["seed"])
+    limits = loaded.eos_token_ids, config["max_new_tokens"]
+    answers = plain_answers(target, prompts, *limits, Sampler(config["temperature"]), config["seed"], first)
     return [str(loaded.tokenizer.decode(answer, skip_special_tokens=True)) for answer in answers]
 
 

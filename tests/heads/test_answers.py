@@ -28,11 +28,14 @@ def world(tmp_path, monkeypatch):
     return loaded, {"training": {"corpus": corpus}, **sizes}
 
 
-def test_cut_off_and_resumed_answers_equal_those_written_at_once(world, tmp_path):
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_cut_off_and_resumed_answers_equal_those_written_at_once(world, tmp_path, temperature):
+    """Wherever the cut, and so whatever is answered in one batch: a question's random numbers are its own."""
     loaded, config = world
+    config["temperature"] = temperature
     at_once, resumed = tmp_path / "at_once.jsonl", tmp_path / "resumed.jsonl"
     assert write_answers(loaded, config | {"num_answers": 7}, at_once) == 7
-    write_answers(loaded, config | {"num_answers": 3}, resumed)
+    write_answers(loaded, config | {"num_answers": 4}, resumed)
     with resumed.open("a") as file:
         file.write('{"messages": [{"role": "us')
     write_answers(loaded, config | {"num_answers": 7}, resumed)
