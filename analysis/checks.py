@@ -10,8 +10,8 @@ from runners.records import RunRecord
 
 NOT_KNOWN = "-"
 EXPLANATION = (
-    "checks: re-scoring reads the finished text in one causal pass; argmax is the share of emitted tokens that are the "
-    "largest logit there, gap how far the worst lies below it; control is a chain with the same drafter. At "
+    "checks: re-scoring reads the finished texts of baseline, method and control (a chain with the same drafter) in one "
+    "causal pass: the share of emitted tokens that are the largest logit there, and how far the worst lies below it. At "
     "temperature > 0, z compares the tokens' surprisal with the target's entropy (beyond 4 is not chance). "
     "outside: share of decode time outside model forwards, from the pass with stage clocks."
 )
@@ -41,7 +41,7 @@ def _rescored(section: dict[str, Any] | None) -> str:
         return NOT_KNOWN
     if "z" in section:
         return f"z {section['z']:+.1f}"
-    return f"{section['argmax_rate']:.1%}, gap {section['largest_gap']:.2f}"
+    return f"{section['argmax_rate']:.1%}, {section['largest_gap']:.2f}"
 
 
 def _outside_forwards(record: RunRecord) -> str:

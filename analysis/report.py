@@ -191,8 +191,9 @@ def _print_settings(console: Console, sweep: Sweep) -> None:
 def _terminal_table(title: str, cells: DataFrame) -> Table:
     table = Table(title=Text(title, style="bold"), title_justify="left", box=SIMPLE_HEAD, pad_edge=False)
     for name in cells.columns:
-        words = name in ("algorithm", "task", "rule")
-        table.add_column(name, justify="left" if words else "right", overflow="fold", no_wrap=not words)
+        justify = "left" if name in ("algorithm", "task", "rule") else "right"
+        is_label = name == "algorithm"  # "fixed_tree (token_recycling)" breaks before its drafter, nothing else does
+        table.add_column(name, justify=justify, overflow="fold", no_wrap=not is_label, min_width=18 * is_label)
     last = (cells["algorithm"] != cells["algorithm"].shift(-1)) & (cells["task"].nunique() > 1)
     for row, ends_section in zip(cells.itertuples(index=False), last, strict=True):
         table.add_row(*map(Text, row), end_section=bool(ends_section))

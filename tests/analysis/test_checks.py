@@ -23,7 +23,7 @@ def test_greedy_figures(row_of):
         identical_rate=0.5,
         acceptance="greedy",
     )
-    assert row["method"] == "98.4%, gap 0.12"
+    assert row["method"] == "98.4%, 0.12"
     assert row["baseline"] == row["control"] == "-"
     assert (row["events"], row["outside"], row["identical"], row["rule"]) == ("3", "10.0%", "50.0%", "greedy")
 
