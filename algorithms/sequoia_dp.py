@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
+from jaxtyping import Float
 
 from algorithms.static_shape import Path
 
@@ -27,13 +28,29 @@ class _Table(NamedTuple):
     last_child: list[np.ndarray]  # [b][n]: nodes under child b of a root with b children and n nodes in all
 
 
+class Programme:
+    """The best trees of all sizes up to `budget` nodes below the root and all depths up to `max_depth`."""
+
+    def __init__(self, acceptance: Sequence[float], budget: int, max_depth: int) -> None:
+        self._tables = [_Table(_only(1, 1.0, budget + 2), np.zeros(budget + 2, dtype=int), [])]
+        for _ in range(min(max_depth, budget)):
+            self._tables.append(_deeper(self._tables[-1], acceptance))
+
+    @property
+    def expected_tokens(self) -> Float[np.ndarray, "depth node"]:
+        """What the best tree of so many nodes (the root is one) that is no deeper yields; -inf where there is none."""
+        return np.stack([table.value for table in self._tables])
+
+    def tree(self, depth: int, num_nodes: int) -> BestTree:
+        """`num_nodes` counts the root."""
+        return BestTree(_paths(self._tables, depth, num_nodes), float(self._tables[depth].value[num_nodes]))
+
+
 def best_tree(acceptance: Sequence[float], budget: int, max_depth: int) -> BestTree:
     """The best tree of at most `budget` nodes below the root, none deeper than `max_depth`."""
-    tables = [_Table(_only(1, 1.0, budget + 2), np.zeros(budget + 2, dtype=int), [])]
-    for _ in range(min(max_depth, budget)):
-        tables.append(_deeper(tables[-1], acceptance))
-    value = tables[-1].value
-    return BestTree(_paths(tables, len(tables) - 1, int(value.argmax())), float(value.max()))
+    programme = Programme(acceptance, budget, max_depth)
+    deepest = programme.expected_tokens[-1]
+    return programme.tree(len(programme.expected_tokens) - 1, int(deepest.argmax()))
 
 
 def expected_tokens(paths: Sequence[Path], acceptance: Sequence[float]) -> float:

@@ -10,8 +10,8 @@ from runners.records import RunRecord
 
 NOT_KNOWN = "-"
 EXPLANATION = (
-    "checks: re-scoring reads the finished texts of baseline, method and control (a chain with the same drafter) in one "
-    "causal pass: the share of emitted tokens that are the largest logit there, and how far the worst lies below it. At "
+    "checks: re-scoring reads the finished texts of baseline, method and control (a chain with the same drafter) in "
+    "one causal pass: the share of emitted tokens that are the largest logit, and how far the worst lies below it. At "
     "temperature > 0, z compares the tokens' surprisal with the target's entropy (beyond 4 is not chance). "
     "outside: share of decode time outside model forwards, from the pass with stage clocks."
 )

@@ -29,6 +29,7 @@ SMALLER = {  # the YAML defaults fit real models
     "specinfer": {"expansion": [2, 1, 2]},
     "opt_tree": {"budget": 8, "max_depth": 4, "threshold": 0.2},
     "sequoia": {"budget": 12, "max_depth": 4},
+    "sequoia_hardware_aware": {"budget": 12, "max_depth": 4},
     "medusa_tree": {"budget": 12},
     "token_recycling": {"budget": 12},
     "swift": {"depth": 4, "stop": 0.1, "bounds": [0.5], "widths": [2, 3]},
@@ -61,6 +62,7 @@ VARIANTS: dict[str, list[dict[str, Any]]] = {
     "cas_spec": [{"objective": "paper", "estimator": "ema"}, {"objective": "ewif", "estimator": "beta"}],
     "specinfer": [{"children": "iid"}, {"children": "top_k"}],
     "sequoia": [{"children": "without_replacement"}, {"children": "top_k"}],
+    "sequoia_hardware_aware": [{"children": "without_replacement"}],
 }
 COSTS = Device(1e9, {"float32": 1e9}, 1.0, 1.0, 4, 1e-4, 1e-4, 1e-5)  # wide forwards cost more, drafts little
 

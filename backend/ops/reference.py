@@ -44,8 +44,8 @@ def keep(
 ) -> None:
     """Slot `lengths + k` of each row takes what slot `lengths + places[:, k]` holds, in place; `NO_NODE` takes nothing.
 
-    Places ascend and place k is at least k, so a row's sources are all read before the only overlapping stores. A row at a
-    time: indexing rows and slots at once moves whole axes about.
+    Places ascend and place k is at least k, so a row's sources are all read before the only overlapping stores. A row
+    at a time: indexing rows and slots at once moves whole axes about.
     """
     order = torch.arange(places.shape[1], device=places.device)
     sources = lengths[:, None] + torch.where(places != NO_NODE, places, order)
