@@ -1,7 +1,8 @@
 """`python -m benchmarks.overhead [PAIRS]`: do isolation, records and the tracker change what is timed?
 
 The same point is measured in this process without a tracker, and in a worker whose points a tracker takes in, in random
-order, pair by pair. Both arms of a point are timed; the ratio of their seconds should be 1 within its interval.
+order, pair by pair (a minute and a half each on two cores). Both arms of a point are timed; the ratio of their seconds
+should be 1 within its interval.
 """
 
 import random
@@ -12,6 +13,7 @@ from typing import Any
 
 import numpy
 from hydra import compose, initialize_config_dir
+from rich.progress import track
 from scipy.stats import bootstrap
 
 from runners.benchmark import CONF, to_plain
@@ -56,7 +58,8 @@ def measure(pairs: int) -> list[float]:
     worker = Worker(Bounds())
     with tempfile.TemporaryDirectory() as folder:
         try:
-            return [pair(config, Path(folder) / str(number), worker, tracker) for number in range(pairs)]
+            numbers = track(range(pairs), description="pairs")
+            return [pair(config, Path(folder) / str(number), worker, tracker) for number in numbers]
         finally:
             worker.stop()
 
