@@ -1,5 +1,7 @@
 """The attention function registered with transformers: every model's layers attend through it."""
 
+from dataclasses import replace
+
 from torch import Tensor, nn
 from transformers import AttentionInterface
 
@@ -37,6 +39,15 @@ def attend(
     scale = scaling if scaling is not None else query.shape[-1] ** -0.5
     output = tree_ops.attention(query, key, value, tree_plan, scale, window, softcap, s_aux)
     return output.transpose(1, 2).contiguous(), None
+
+
+def everywhere(ops: Ops) -> Ops:
+    """For a model whose layers lie on several devices: each attends by the plan's copy on its own."""
+
+    def attention(query: Tensor, key: Tensor, value: Tensor, plan: ForwardPlan, *options: object) -> Tensor:
+        return ops.attention(query, key, value, plan.on(query.device), *options)
+
+    return replace(ops, attention=attention)
 
 
 def use_tree_attention(model: nn.Module) -> None:

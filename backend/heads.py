@@ -179,7 +179,7 @@ class Eagle1Head(EagleHead):
         return self.fc(torch.cat([rows.embeddings, rows.states], 2))
 
     def logits(self, states: Tensor) -> Tensor:
-        return self.target_lm_head(states)  # type: ignore[operator]
+        return self.target_lm_head(states).to(states.device)  # type: ignore[operator]
 
 
 def feature_layers(config: Any, eagle3: bool) -> tuple[int, ...]:

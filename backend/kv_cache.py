@@ -14,11 +14,25 @@ from backend.tree import NO_NODE
 
 
 class LayerShape(NamedTuple):
-    """Sizes of what one attention layer stores per token; keys and values may differ (MLA)."""
+    """Sizes of what one attention layer stores per token; keys and values may differ (MLA).
+
+    `device` is where the layer computes, None where the model's inputs are. Of a shard, `heads` are its own.
+    """
 
     heads: int
     key_size: int
     value_size: int
+    device: torch.device | None = None
+
+
+def devices_of(shapes: dict[int, LayerShape], default: torch.device) -> set[torch.device]:
+    """Where the layers compute."""
+    return {shape.device or default for shape in shapes.values()}
+
+
+def is_spread(shapes: dict[int, LayerShape], inputs: torch.device) -> bool:
+    """Whether some layer computes elsewhere than where the model's inputs are."""
+    return devices_of(shapes, inputs) != {inputs}
 
 
 class Provisional:
@@ -55,15 +69,17 @@ class KVCache:
         self._longest = 0
         self._exact = True
         self.provisional = Provisional()
-        self.rows = torch.arange(batch, device=device)[:, None]
+        self.is_spread = is_spread(shapes, device)
+        rows = {place: torch.arange(batch, device=place)[:, None] for place in devices_of(shapes, device)}
+        self.rows = {layer: rows[shape.device or device] for layer, shape in shapes.items()}
         self.keys: dict[int, Tensor] = {}
         self.values: dict[int, Tensor] = {}
-        self.stacks: list[Tensor] = []  # (layers, batch, heads, slot, size): one per distinct shape
-        owners = [(self.keys, i, s.heads, s.key_size) for i, s in shapes.items()]
-        owners += [(self.values, i, s.heads, s.value_size) for i, s in shapes.items()]
-        for heads, size in sorted({owner[2:] for owner in owners}):
-            members = [owner[:2] for owner in owners if owner[2:] == (heads, size)]
-            stack = torch.zeros(len(members), batch, heads, capacity, size, dtype=dtype, device=device)
+        self.stacks: list[Tensor] = []  # (layers, batch, heads, slot, size): one per distinct shape and device
+        owners = [(self.keys, i, s.heads, s.key_size, s.device or device) for i, s in shapes.items()]
+        owners += [(self.values, i, s.heads, s.value_size, s.device or device) for i, s in shapes.items()]
+        for heads, size, place in sorted({owner[2:] for owner in owners}, key=str):
+            members = [owner[:2] for owner in owners if owner[2:] == (heads, size, place)]
+            stack = torch.zeros(len(members), batch, heads, capacity, size, dtype=dtype, device=place)
             self.stacks.append(stack)
             for (table, layer), buffer in zip(members, stack.unbind(0), strict=True):
                 table[layer] = buffer
@@ -92,17 +108,18 @@ class KVCache:
 
     def write(self, layer: int, keys: Tensor, values: Tensor, plan: ForwardPlan) -> tuple[Tensor, Tensor]:
         """Store (batch, head, query, size) at the plan's slots; return the used part of both buffers."""
+        plan = plan.on(keys.device) if self.is_spread else plan
         for buffer, new in ((self.keys[layer], keys), (self.values[layer], values)):
             if plan.start is not None:
                 buffer[:, :, plan.start : plan.start + new.shape[2]] = new
             else:
-                buffer[self.rows, :, plan.slots] = new.transpose(1, 2)
+                buffer[self.rows[layer], :, plan.slots] = new.transpose(1, 2)
         return self.keys[layer][:, :, : plan.used], self.values[layer][:, :, : plan.used]
 
     def keep(self, places: Int[Tensor, "batch path"], ops: Ops) -> None:
         """Commit the tree entries at `places` (root first, `NO_NODE`-padded): move them behind the prefix, in place."""
         for stack in self.stacks:
-            ops.keep(stack, places, self.lengths)
+            ops.keep(stack, places.to(stack.device), self.lengths.to(stack.device))
         self.lengths += (places != NO_NODE).sum(1)
         self._longest += places.shape[1]
         self._exact = False

@@ -88,6 +88,6 @@ class FeatureTap:
     def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self.listening = False
 
-    def features(self, last: int) -> Float[Tensor, "batch row feature"]:
-        """Of the forward's `last` rows, the chosen layers side by side."""
-        return torch.cat([self.states[layer][:, -last:] for layer in self.layers], 2)
+    def features(self, last: int, device: torch.device) -> Float[Tensor, "batch row feature"]:
+        """Of the forward's `last` rows, the chosen layers side by side, all on one device."""
+        return torch.cat([self.states[layer][:, -last:].to(device) for layer in self.layers], 2)

@@ -15,22 +15,20 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-import gguf
 import torch
 from huggingface_hub import snapshot_download
 from safetensors import SafetensorError
-from safetensors.torch import save_file
-from tokenizers import pre_tokenizers
-from torch import Tensor
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
+from backend.conversion import convert_gguf
 from backend.errors import TreebenchError
+from backend.placement import check_parallel, load_options, placed
 
 log = logging.getLogger(__name__)
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 REQUIRED = {"hf": ("path",), "packaged_gguf": ("name", "package", "version", "file", "sha256")}
-OPTIONAL = {"hf": ("name", "revision"), "packaged_gguf": ()}
+OPTIONAL = {"hf": ("name", "revision", "parallel"), "packaged_gguf": ()}
 HUB_FILES: Any = {
     "allow_patterns": ["*.json", "*.safetensors", "*.jinja", "*.model", "*.txt"],
     "ignore_patterns": ["*/*", "consolidated*"],  # second copies of the weights in other layouts
@@ -54,7 +52,8 @@ def load_target(config: Mapping[str, Any], dtype: str = "float32", device: str =
     """Load what a file of `conf/target/` describes, as a plain mapping; bad keys fail before anything is read."""
     check_target(config)
     if config["kind"] == "hf":
-        loaded = load_model(config["path"], dtype, device, config.get("revision"))
+        parallel = config.get("parallel", "none")
+        loaded = load_model(config["path"], dtype, device, config.get("revision"), parallel)
         return replace(loaded, name=config.get("name") or loaded.name)
     loaded = load_model(str(converted_folder(config)), dtype, device)
     provenance = "{package} {version}, {file}, sha256 {sha256}, dequantized to float32".format(**config)
@@ -66,6 +65,7 @@ def check_target(config: Mapping[str, Any]) -> None:
     kind = config.get("kind")
     if kind not in REQUIRED:
         raise TreebenchError(f"target.kind is {kind!r}: choose one of {', '.join(REQUIRED)}")
+    check_parallel(config)
     keys = [*REQUIRED[kind], *OPTIONAL[kind]]
     if unknown := sorted(set(config) - {"kind", *keys}):
         raise TreebenchError(f"unknown key target.{unknown[0]}: kind {kind} takes {', '.join(keys)}")
@@ -74,20 +74,24 @@ def check_target(config: Mapping[str, Any]) -> None:
             raise TreebenchError(f"target.{key} is not set: kind {kind} needs {', '.join(REQUIRED[kind])}")
 
 
-def load_model(path: str, dtype: str, device: str, revision: str | None = None) -> LoadedModel:
-    """Load a causal LM from a folder, or by its hub name from the local cache or else from the hub."""
+def load_model(path: str, dtype: str, device: str, revision: str | None = None, parallel: str = "none") -> LoadedModel:
+    """Load a causal LM from a folder, or by its hub name from the local cache or else from the hub.
+
+    `parallel`: none, device_map, tensor, as `target.parallel`; `backend.placement` says what it refuses.
+    """
     torch_dtype = _checked_dtype(dtype, device)
     folder, provenance = resolve_folder(path, revision)
     _require_safetensors(folder, path)
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
-        loaded: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=torch_dtype, **SAFE, output_loading_info=True)
+        options = {"dtype": torch_dtype, **SAFE, **load_options(parallel, folder, device)}
+        loaded: Any = AutoModelForCausalLM.from_pretrained(folder, **options, output_loading_info=True)
     except (OSError, ValueError, KeyError, ImportError, SafetensorError) as error:
         raise TreebenchError(f"cannot load model {path}: {_first_line(error)}") from error
     model, report = loaded
     if missing := sorted(report["missing_keys"]):
         raise TreebenchError(f"cannot load model {path}: its files lack {len(missing)} weights, first {missing[0]}")
-    model = model.to(device).eval().requires_grad_(False)
+    model = placed(model, parallel, device).eval().requires_grad_(False)
     return LoadedModel(model, tokenizer, Path(path).name, provenance, eos_token_ids(model, tokenizer))
 
 
@@ -204,45 +208,6 @@ def packaged_file(package: str, version: str, file: str, sha256: str) -> Path:
     if hashlib.sha256(found.read_bytes()).hexdigest() != sha256:
         raise TreebenchError(f"{file} is damaged (sha256 differs): run `{install} --force-reinstall`")
     return found
-
-
-def convert_gguf(source: Path, folder: Path) -> None:
-    """Write config, tokenizer and float32 weights of a Llama-architecture GGUF in Hugging Face's layout."""
-    reader = gguf.GGUFReader(source)
-    if (architecture := reader.fields["general.architecture"].contents()) != "llama":
-        raise TreebenchError(f"{source.name} has architecture {architecture}: only llama is converted from GGUF")
-    config = AutoConfig.from_pretrained(str(source.parent), gguf_file=source.name)
-    tokenizer = AutoTokenizer.from_pretrained(str(source.parent), gguf_file=source.name)
-    pre = reader.fields.get("tokenizer.ggml.pre")
-    if pre is not None and pre.contents() == "smollm":  # transformers drops SmolLM's splitting of digits
-        split_digits = [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)]
-        tokenizer.backend_tokenizer.pre_tokenizer = pre_tokenizers.Sequence(split_digits)
-    config.architectures, config.dtype = ["LlamaForCausalLM"], "float32"
-    config.save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-    save_file(_llama_weights(reader, config), folder / "model.safetensors", metadata={"format": "pt"})
-    (folder / "model.safetensors").chmod(0o644)  # a cache may be shared
-
-
-def _llama_weights(reader: gguf.GGUFReader, config: Any) -> dict[str, Tensor]:
-    """Dequantized tensors under their Hugging Face names; a tied `lm_head` is left out."""
-    stored = {tensor.name: tensor for tensor in reader.tensors}
-    names = gguf.get_tensor_name_map(gguf.MODEL_ARCH.LLAMA, config.num_hidden_layers)
-    with torch.device("meta"):
-        wanted = set(AutoModelForCausalLM.from_config(config).state_dict())
-    wanted -= {"lm_head.weight"} if config.tie_word_embeddings else set()
-    weights = {}
-    for name in sorted(wanted):
-        tensor = stored[names.get_name(name, try_suffixes=(".weight", ".bias")) or ""]
-        weight = torch.from_numpy(gguf.dequantize(tensor.data, tensor.tensor_type).astype("float32"))
-        heads = {"q_proj": config.num_attention_heads, "k_proj": config.num_key_value_heads}.get(name.split(".")[-2])
-        weights[name] = (_rotary_halves(weight, heads) if heads else weight).contiguous()
-    return weights
-
-
-def _rotary_halves(weight: Tensor, heads: int) -> Tensor:
-    """Undo llama.cpp's interleaving of the rotary dimensions: Hugging Face keeps them as two halves."""
-    return weight.view(heads, -1, 2, weight.shape[-1]).transpose(1, 2).reshape_as(weight)
 
 
 def _first_line(error: Exception) -> str:

@@ -9,10 +9,11 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from backend.attention import everywhere
 from backend.errors import TreebenchError
 from backend.fusion import fuse, matrix_product_for
 from backend.graphs import Graphs
-from backend.kv_cache import KVCache, LayerShape, PlannedCache
+from backend.kv_cache import KVCache, LayerShape, PlannedCache, is_spread
 from backend.layers import FeatureTap
 from backend.memory import memory_of_forward
 from backend.ops import Ops
@@ -38,6 +39,8 @@ class TreeModel:
         self.model = model
         self.ops = ops or create_ops("auto", model.device)
         self.shapes = shapes if shapes is not None else probe(model, self.ops)
+        self.is_spread = is_spread(self.shapes, model.device)
+        self.layer_ops = everywhere(self.ops) if self.is_spread else self.ops
         fuse(model)
         self._reset()
         if own_logits is not None:
@@ -63,7 +66,7 @@ class TreeModel:
         """Hidden states of the tapped layers, side by side, at the nodes of the last `expand`, or the whole prompt."""
         if self.tap is None:
             raise RuntimeError("call tap_features() first")
-        return self.tap.features(self.num_rows)
+        return self.tap.features(self.num_rows, self.device)
 
     @property
     def device(self) -> torch.device:
@@ -144,13 +147,18 @@ class TreeModel:
                 use_cache=True,
                 logits_to_keep=self._last(keep, tokens.shape[1]),
                 tree_plan=plan,
-                tree_ops=self.ops,
+                tree_ops=self.layer_ops,
             )
         return output.logits
 
     def _last(self, keep: int, length: int) -> int | Tensor:
-        """Indices rather than a count: the product with a strided slice is several times slower in bf16 on a CPU."""
-        return 0 if keep == length else torch.arange(length - keep, length, device=self.device)
+        """Indices rather than a count: the product with a strided slice is several times slower in bf16 on a CPU.
+
+        Not where layers lie on several devices: the head may be on another one than the indices.
+        """
+        if keep == length or self.is_spread:
+            return keep % length
+        return torch.arange(length - keep, length, device=self.device)
 
     def _cache(self) -> KVCache:
         if self.cache is None:

@@ -1,6 +1,6 @@
 """Where the tokens of one forward go in the cache and what each of them may see."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 import torch
@@ -26,6 +26,12 @@ class TreeLayout:
     base: Int[Tensor, " batch"]  # lengths and owed tokens
     num_owed: int
     words: Int[Tensor, "batch node word"] | None = None  # bit j % 64 of word j // 64 stands for tree slot j
+
+    def on(self, device: torch.device) -> "TreeLayout":
+        """A copy on another device."""
+        tensors = {name: getattr(self, name).to(device) for name in ("shown", "lengths", "base")}
+        words = None if self.words is None else self.words.to(device)
+        return replace(self, tree=self.tree.on(device), words=words, **tensors)
 
     @property
     def nodes(self) -> Int[Tensor, "batch node"]:
@@ -79,6 +85,17 @@ class ForwardPlan:
     layout: TreeLayout | None = None
     sees_all: bool = False  # the only query sees every used slot
     _masks: dict[tuple[int | None, int, torch.dtype], Tensor] = field(default_factory=dict)
+    _copies: dict[torch.device, "ForwardPlan"] = field(default_factory=dict)
+
+    def on(self, device: torch.device) -> "ForwardPlan":
+        """This plan where `device` is its own, else a copy there, made once for all layers of that device."""
+        if device == self.slots.device:
+            return self
+        if device not in self._copies:
+            layout = None if self.layout is None else self.layout.on(device)
+            tensors = {"slots": self.slots.to(device), "positions": self.positions.to(device)}
+            self._copies[device] = replace(self, layout=layout, _masks={}, _copies={}, **tensors)
+        return self._copies[device]
 
     @cached_property
     def visible(self) -> Bool[Tensor, "batch query slot"] | None:
@@ -98,7 +115,8 @@ class ForwardPlan:
     @property
     def windows(self) -> set[int]:
         """Sizes of the sliding windows that layers have asked for so far."""
-        return {window for window, *_ in self._masks if window is not None}
+        plans = (self, *self._copies.values())
+        return {window for plan in plans for window, *_ in plan._masks if window is not None}
 
     def _visible_within(self, window: int | None) -> Bool[Tensor, "batch query slot"]:
         """Windows are measured in positions, i.e. by depth in the tree, never by slot."""

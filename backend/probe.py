@@ -8,10 +8,11 @@ from torch import Tensor
 from transformers import PreTrainedModel
 from transformers.cache_utils import Cache
 
-from backend.attention import NAME, use_tree_attention
+from backend.attention import NAME, everywhere, use_tree_attention
 from backend.errors import TreebenchError
 from backend.kv_cache import LayerShape
 from backend.ops import Ops
+from backend.ops.select import TORCH
 from backend.plan import prompt_plan
 
 SUPPORTED_LAYERS = {"full_attention", "sliding_attention", "chunked_attention"}
@@ -42,7 +43,8 @@ class _ProbeCache(Cache):
 
     def update(self, key_states: Tensor, value_states: Tensor, layer_idx: int, *args: object, **kwargs: object):
         self.ops.check(key_states.dtype, max(key_states.shape[3], value_states.shape[3]))
-        self.shapes[layer_idx] = LayerShape(key_states.shape[1], key_states.shape[3], value_states.shape[3])
+        sizes = key_states.shape[1], key_states.shape[3], value_states.shape[3]
+        self.shapes[layer_idx] = LayerShape(*sizes, device=key_states.device)
         return key_states, value_states
 
     def get_seq_length(self, layer_idx: int = 0) -> int:
@@ -74,7 +76,14 @@ def probe(model: PreTrainedModel, ops: Ops) -> dict[int, LayerShape]:
     try:
         use_tree_attention(model)
         with torch.inference_mode():
-            model(input_ids=tokens, position_ids=plan.positions, past_key_values=cache, use_cache=True, tree_plan=plan)
+            model(
+                input_ids=tokens,
+                position_ids=plan.positions,
+                past_key_values=cache,
+                use_cache=True,
+                tree_plan=plan,
+                tree_ops=everywhere(TORCH),
+            )
     except torch.OutOfMemoryError:
         raise
     except (ValueError, TypeError, AttributeError, RuntimeError, TreebenchError) as error:

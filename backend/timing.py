@@ -1,4 +1,4 @@
-"""The one clock. It synchronizes the device wherever it reads the time."""
+"""The one clock. It synchronizes the device wherever it reads the time; all ranks read that of the first."""
 
 import time
 from collections import defaultdict
@@ -6,6 +6,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
+
+from backend.ranks import seconds_of_first
 
 
 class Stopwatch:
@@ -22,7 +24,7 @@ class Stopwatch:
     def now(self) -> float:
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
-        return time.perf_counter()
+        return seconds_of_first(time.perf_counter())
 
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:

@@ -45,6 +45,10 @@ class TokenTree:
     def root(cls, tokens: Int[Tensor, " batch"]) -> "TokenTree":
         return cls(tokens[:, None], *_root_fields(tokens.shape[0], tokens.device), height=0)
 
+    def on(self, device: torch.device) -> "TokenTree":
+        """A copy on another device."""
+        return TokenTree(*(getattr(self, name).to(device) for name in FIELDS), height=self.height)
+
     @property
     def num_nodes(self) -> int:
         return self.tokens.shape[1]

@@ -7,7 +7,9 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from backend.ranks import rank
 from runners.cli import one_line, run_hydra
+from runners.followers import dismiss, follow
 from runners.sweep import Refused, run_sweep
 
 CONF = str(Path(__file__).parent.parent / "conf")
@@ -20,8 +22,12 @@ def to_plain(cfg: DictConfig) -> dict[str, Any]:
 
 
 def main() -> None:
-    """Compose all points, then run them. Exit status 0 if every point is measured or skipped, 1 if one failed, 2 for
-    bad input, 130 if interrupted."""
+    """Compose all points, then run them; of several ranks only the first does, and the others follow it.
+
+    Exit status 0 if every point is measured or skipped, 1 if one failed, 2 for bad input, 130 if interrupted.
+    """
+    if rank():
+        return follow()
     points: list[dict[str, Any] | Refused] = []
 
     def collect(cfg: DictConfig) -> None:
@@ -30,8 +36,14 @@ def main() -> None:
         except OmegaConfBaseException as error:
             points.append(Refused(one_line(error)))
 
-    run_hydra(collect, CONF, "benchmark")
-    sys.exit(run_sweep(points))
+    try:
+        run_hydra(collect, CONF, "benchmark")
+    except SystemExit:
+        dismiss()
+        raise
+    status = run_sweep(points)
+    dismiss()
+    sys.exit(status)
 
 
 if __name__ == "__main__":

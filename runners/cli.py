@@ -14,6 +14,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from backend.errors import TreebenchError
+from backend.ranks import num_ranks
 from backend.registry import suggestion
 from runners.console import console
 from runners.measured import register_resolver
@@ -26,6 +27,8 @@ def run_hydra(task: Callable[[DictConfig], None], config_path: str, config_name:
     register_resolver()
     Sweeper.validate_batch_is_legal = _composed_later
     try:
+        if num_ranks() > 1 and config_name != "benchmark":
+            raise TreebenchError("only runners.benchmark runs in several processes: start this without torchrun")
         use_plugins(sys.argv)
         hydra.main(config_path=config_path, config_name=config_name, version_base="1.3")(task)()
     except (HydraException, OmegaConfBaseException, TreebenchError) as error:

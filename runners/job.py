@@ -12,7 +12,9 @@ from transformers.utils.logging import disable_progress_bar
 
 from backend.errors import Incompatible, TreebenchError
 from backend.memory import OutOfMemory, first_line, ran_out
+from backend.ranks import require_same
 from runners.console import console
+from runners.followers import CRASHED, announce, leave_if_out_of_step
 from runners.losslessness import losslessness
 from runners.measure import measure, measure_stages, num_pairs
 from runners.plugins import load_once
@@ -36,6 +38,7 @@ def run_point(config: Mapping[str, Any], started: Started = lambda record, folde
         if config["plugins"]:
             load_once(Path(config["plugins"]).expanduser())
         check(config)
+        announce(config)
     except TreebenchError as error:
         return Outcome("failed", f"failed: {error}")
     record = new_record(config, "failed")
@@ -43,6 +46,7 @@ def run_point(config: Mapping[str, Any], started: Started = lambda record, folde
     started(record, folder)
     record, *tables = attempt(config, record)
     write_point(folder, record, *tables)
+    leave_if_out_of_step(record)
     return Outcome(record.status, summary_line(record, folder), str(folder))
 
 
@@ -59,7 +63,7 @@ def attempt(config: Mapping[str, Any], record: RunRecord) -> tuple[RunRecord, An
             record.status, record.reason = "oom", f"out of memory at batch {record.batch_size}: {first_line(error)}"
         else:
             console.print(traceback.format_exc(), style="dim")
-            record.reason = f"crashed with {type(error).__name__}: {' '.join(str(error).split())}"
+            record.reason = f"{CRASHED} {type(error).__name__}: {' '.join(str(error).split())}"
     if record.status == "oom":
         _free_memory()
     return record, None, None
@@ -80,6 +84,7 @@ def measure_point(config: Mapping[str, Any]) -> tuple[RunRecord, Any, Any]:
     with Progress(*columns, console=console, transient=True) as progress:
         bar = progress.add_task(title, total=num_pairs(questions, config["batch_size"]))
         pairs = measure(point, questions, config, lambda: progress.advance(bar))
+        require_same([g.tokens for pair in pairs for g in (*pair.baseline, *pair.method)], "the decoded tokens")
         progress.update(bar, description=f"{title}: stage clocks")
         stages = measure_stages(point, pairs, config)
         progress.update(bar, description=f"{title}: losslessness report")

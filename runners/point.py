@@ -98,6 +98,8 @@ def check_settings(config: Mapping[str, Any]) -> None:
     if not isinstance(config["force"], bool):
         raise TreebenchError(f"force is {config['force']!r}; it must be true or false")
     check_backend(config["backend"], config["device"].get("torch_device"))
+    if config["backend"]["graphs"] and config["target"].get("parallel", "none") != "none":
+        raise TreebenchError("backend.graphs=true needs the whole target on one device: leave target.parallel at none")
 
 
 def check_backend(backend: Mapping[str, Any], device: str) -> None:

@@ -12,6 +12,7 @@ from algorithms.registry import needs_costs
 from backend.costs import CostModel, read_table
 from backend.errors import TreebenchError
 from backend.model import TreeModel
+from backend.ranks import num_ranks
 from backend.roofline import Device, Roofline, Shape
 from backend.targets import Target, is_shape_only
 from runners.environment import cpu_name
@@ -38,6 +39,8 @@ def check_pricing(config: Mapping[str, Any]) -> None:
             f"target {config['target']['name']} is a shape that can be projected, not run: choose a named device, such "
             "as device=h100"
         )
+    if basis == "measured" and num_ranks() > 1 and needs_costs(name := config["algorithm"]["name"]):
+        raise TreebenchError(f"algorithm {name} weighs costs, and runners.calibrate measures none of a sharded target")
     if config["target"].get("kind") == "synthetic" and config["temperature"] != 0:
         raise TreebenchError("a synthetic target decodes greedily only: leave temperature at 0")
 
@@ -85,7 +88,8 @@ def drafter_options(config: Mapping[str, Any]) -> dict[str, Any]:
 
 def target_name(config: Mapping[str, Any]) -> str:
     target = config["target"]
-    return target.get("name") or str(target.get("path")).rstrip("/").split("/")[-1]
+    name = target.get("name") or str(target.get("path")).rstrip("/").split("/")[-1]
+    return name if target.get("parallel", "none") == "none" else f"{name}-{target['parallel']}"
 
 
 def table_path(config: Mapping[str, Any]) -> Path:
@@ -113,6 +117,8 @@ def calibrate_command(config: Mapping[str, Any]) -> str:
     settings += [f"drafter={config['drafter']['name']}"] if config["drafter"]["kind"] != "none" else []
     if config["target"].get("path"):
         settings += ["target=hf", f"target.path={shlex.quote(str(config['target']['path']))}"]
+        parallel = config["target"].get("parallel", "none")
+        settings += [f"target.parallel={parallel}"] if parallel != "none" else []
     if config["device"].get("costs"):
         settings.append(f"device.costs={shlex.quote(str(config['device']['costs']))}")
     return " ".join(["python -m runners.calibrate", *settings])

@@ -12,6 +12,7 @@ import pandas
 import torch
 
 from algorithms.registry import needs_drafter
+from backend.ranks import num_ranks
 from runners.decoding import Generation
 from runners.environment import cpu_name
 from runners.measure import Pair
@@ -169,6 +170,8 @@ def environment() -> dict[str, Any]:
         "os": platform.platform(),
         "cpu": cpu_name(),
         "gpu": gpu,
+        "gpus": torch.cuda.device_count(),
+        "ranks": num_ranks(),
         "threads": torch.get_num_threads(),
         "device_name": gpu or cpu_name(),
         "mode": "eager",

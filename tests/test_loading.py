@@ -134,7 +134,7 @@ def test_dtype_and_device_are_checked_first():
         ({"kind": "onnx"}, "target.kind is 'onnx': choose one of hf, packaged_gguf"),
         ({}, "target.kind is None: choose one of hf, packaged_gguf"),
         ({"kind": "hf", "path": "???"}, "target.path is not set: kind hf needs path"),
-        ({"kind": "hf", "path": "a", "pth": 1}, "unknown key target.pth: kind hf takes path, name, revision"),
+        ({"kind": "hf", "path": "a", "pth": 1}, "unknown key target.pth: kind hf takes path, name, revision, parallel"),
     ],
 )
 def test_target_config_is_checked_before_loading(config, line):

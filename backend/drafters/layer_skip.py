@@ -104,7 +104,7 @@ def _check_blocks_add_up(model: PreTrainedModel, layers: Sequence[int]) -> None:
         except (TypeError, ValueError, AttributeError, RuntimeError) as error:
             raise _not_additive(model, " ".join(str(error).split())) from error
         output = output[0] if isinstance(output, tuple) else output
-        if not torch.equal(output, hidden):
+        if not torch.equal(output.to(hidden.device), hidden):
             raise _not_additive(model, "a layer does more with a block's output than to add it")
 
 

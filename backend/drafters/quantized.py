@@ -26,6 +26,7 @@ from backend.fusion import SIBLINGS
 from backend.layers import layer_list_path
 from backend.loading import LoadedModel
 from backend.model import TreeModel
+from backend.placement import is_sharded
 
 Quantize = Callable[[Tensor, Tensor | None], Product]  # from a weight and a bias
 
@@ -63,6 +64,8 @@ def build_weight_quantized(
 
 
 def _check_device(target: TreeModel, fake_quant: bool) -> None:
+    if is_sharded(target.model):
+        raise TreebenchError("quantized drafts are made of whole matrices: leave target.parallel=tensor")
     if target.device.type != "cpu" and not fake_quant:
         raise TreebenchError(
             f"quantized drafts have kernels for the CPU only, the target is on {target.device.type}: "

@@ -2,10 +2,14 @@
 
 import copy
 from collections.abc import Mapping
+from functools import partial, update_wrapper
+from types import MethodType
 from typing import Any
 
 from torch import Tensor, nn
 from transformers import PreTrainedModel
+
+from backend.errors import TreebenchError
 
 
 class SkippedLayer(nn.Module):
@@ -44,6 +48,7 @@ def view(model: PreTrainedModel, replacements: Mapping[str, nn.Module]) -> PreTr
 def _replaced(module: nn.Module, replacements: Mapping[tuple[str, ...], nn.Module]) -> Any:
     clone = copy.copy(module)
     clone._modules = dict(module._modules)
+    _rebind(clone, module)
     below: dict[str, dict[tuple[str, ...], nn.Module]] = {}
     for (name, *rest), replacement in replacements.items():
         if rest:
@@ -55,3 +60,15 @@ def _replaced(module: nn.Module, replacements: Mapping[tuple[str, ...], nn.Modul
         assert child is not None
         clone._modules[name] = _replaced(child, inner)
     return clone
+
+
+def _rebind(clone: Any, module: nn.Module) -> None:
+    """Let the copy of a module that accelerate has hooked run itself: its forward is tied to the original."""
+    hooked = vars(module).get("forward")
+    if hooked is None:
+        return
+    own: Any = vars(module).get("_old_forward")
+    if not isinstance(hooked, partial) or hooked.args != (module,) or getattr(own, "__self__", None) is not module:
+        raise TreebenchError(f"a part of the target ({type(module).__name__}) has a forward that a view cannot share")
+    clone._old_forward = MethodType(own.__func__, clone)
+    clone.forward = update_wrapper(partial(hooked.func, clone), own)

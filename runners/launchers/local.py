@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from backend.errors import TreebenchError
+from backend.ranks import num_ranks
 from runners.isolation import Bounds, Worker
 from runners.launchers.registry import Config, refuse_sharing, register
 from runners.records import Outcome
@@ -29,9 +30,10 @@ def local(
     refuse_sharing(workers, len(gpus or ()), share_device, "give each worker a GPU with launch.gpus=[0,1]")
     bounds = Bounds(timeout_minutes, memory_gb, points_per_worker)
     needed = len(points) > 1 or workers > 1 or bounds != Bounds()
-    if isolate is False or (isolate == "auto" and not needed):
+    if isolate is False or (isolate == "auto" and (not needed or num_ranks() > 1)):
         if bounds != Bounds() or workers > 1:
-            raise TreebenchError("launch.isolate=false bounds nothing and has one worker: leave it at auto")
+            why = "torchrun" if num_ranks() > 1 else "launch.isolate=false"
+            raise TreebenchError(f"{why} bounds nothing and has one worker: leave launch.isolate and bounds at auto")
         return inline(points)
     environments = [{} if gpus is None else {"CUDA_VISIBLE_DEVICES": str(gpus[i % len(gpus)])} for i in range(workers)]
     crew = [Worker(bounds, environment) for environment in environments]

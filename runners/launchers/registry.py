@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from backend.errors import TreebenchError
+from backend.ranks import num_ranks
 from backend.registry import Registry
 from runners.records import Outcome
 
@@ -20,6 +21,10 @@ register = LAUNCHERS.register
 def launch(points: Sequence[Config], config: Config) -> Iterator[Outcome]:
     """Start the points as a file of `conf/launch/` says."""
     options = {key: value for key, value in config.items() if key != "name"}
+    if num_ranks() > 1 and (config["name"] not in ("local", "inline") or options.get("isolate") is True):
+        raise TreebenchError(
+            "torchrun has started the processes already: leave launch=local and launch.isolate at auto"
+        )
     LAUNCHERS.check(config["name"], options)
     return LAUNCHERS.find(config["name"])(points, **options)
 
