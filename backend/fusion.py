@@ -53,13 +53,14 @@ def _fused_norm(module: nn.Module) -> Callable[[Tensor], Tensor]:
 
 
 def _rms_norm(
-    parameters: dict[str, nn.Parameter], epsilon: float, epsilon_there: Tensor, hidden_states: Tensor
+    parameters: dict[str, nn.Parameter | None], epsilon: float, epsilon_there: Tensor, hidden_states: Tensor
 ) -> Tensor:
     """Looks the weight up at every call, and `partial` is copied with the module: a copy has weights of its own.
 
     On a CPU torch's norm is made of a dozen operations; these five take half as long for a few rows.
     """
     weight = parameters["weight"]
+    assert weight is not None
     if not hidden_states.is_cpu:
         return F.rms_norm(hidden_states, weight.shape, weight, epsilon)
     norm = torch.linalg.vector_norm(hidden_states, dim=-1, keepdim=True, dtype=torch.float32)

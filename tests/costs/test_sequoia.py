@@ -1,5 +1,7 @@
 """Sequoia's hardware-aware optimizer: the fastest of all sizes and depths, larger where verification is flat."""
 
+from typing import Any
+
 import pytest
 from omegaconf import OmegaConf
 
@@ -57,7 +59,8 @@ def test_every_batch_size_has_a_tree_of_its_own():
 def test_the_published_order_of_devices():
     """Llama-2-7B with a 68M draft: the paper verifies 64 to 128 nodes of depth 5 to 10 on an A100, and 768 of depth 18
     where every step waits 5.6 s for offloaded weights."""
-    a100 = Device.of_options(OmegaConf.to_container(OmegaConf.load("conf/device/a100.yaml"))["roofline"], "a100")
+    settings: Any = OmegaConf.to_container(OmegaConf.load("conf/device/a100.yaml"))
+    a100 = Device.of_options(settings["roofline"], "a100")
     resident = Roofline(a100, "float16", LLAMA_7B, LLAMA_68M)
     offloaded = Formulas(lambda b, w, c: 5.6 + 1e-4 * w, lambda b, w, c: 0.02 + 0 * w)
     found = [make(costs, budget=256, max_depth=24).fastest(1, 128) for costs in (resident, offloaded)]
