@@ -114,7 +114,7 @@ class Growth:
 
     def expand(self, nodes: Int[Tensor, "batch frontier"], width: int) -> Int[Tensor, "batch new"]:
         """`propose` and `add` in one; nothing to expand gives nothing."""
-        nodes = compact(nodes) if nodes.shape[1] else nodes
+        nodes = compact(nodes)
         return self.add(nodes, self.propose(nodes, width)) if nodes.shape[1] else nodes
 
     def reached(self, nodes: Int[Tensor, "batch node"]) -> Float[np.ndarray, "batch node"]:

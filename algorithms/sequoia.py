@@ -10,7 +10,7 @@ from algorithms.base import Drafter, TreeAlgorithm
 from algorithms.growth import Children, Growth
 from algorithms.prices import Prices, Sequences
 from algorithms.registry import register
-from algorithms.sequoia_dp import Programme, best_tree
+from algorithms.sequoia_dp import Programme
 from algorithms.static_shape import StaticShape
 from backend.costs import CostModel
 from backend.errors import TreebenchError
@@ -43,7 +43,8 @@ class Sequoia(TreeAlgorithm):
         self.drafter = drafter
         self.children = Children.named(children, draft_temperature, draft_top_k, draft_top_p)
         self.proposal = self.children.proposal
-        self.shape = StaticShape(best_tree(acceptance, budget, max_depth).paths)
+        self.programme = Programme(acceptance, budget, max_depth)
+        self.shape = StaticShape(self.programme.best().paths)
 
     def grow(self, tree: TokenTree, random: RandomStream) -> Draft:
         growth = Growth(tree, self.drafter, self.children, random)
@@ -79,7 +80,6 @@ class HardwareAwareSequoia(Sequoia):
             drafter, acceptance=acceptance, budget=budget, max_depth=max_depth, children=children,
             draft_temperature=draft_temperature, draft_top_k=draft_top_k, draft_top_p=draft_top_p,
         )  # fmt: skip
-        self.programme = Programme(acceptance, budget, max_depth)
         self.prices = Prices(costs, drafter.name, bucket, buckets)
         self.sequences = Sequences()
         self.shapes: dict[tuple[int, int], StaticShape] = {}

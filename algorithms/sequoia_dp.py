@@ -45,12 +45,14 @@ class Programme:
         """`num_nodes` counts the root."""
         return BestTree(_paths(self._tables, depth, num_nodes), float(self._tables[depth].value[num_nodes]))
 
+    def best(self) -> BestTree:
+        """The one that yields most."""
+        return self.tree(len(self._tables) - 1, int(self._tables[-1].value.argmax()))
+
 
 def best_tree(acceptance: Sequence[float], budget: int, max_depth: int) -> BestTree:
     """The best tree of at most `budget` nodes below the root, none deeper than `max_depth`."""
-    programme = Programme(acceptance, budget, max_depth)
-    deepest = programme.expected_tokens[-1]
-    return programme.tree(len(programme.expected_tokens) - 1, int(deepest.argmax()))
+    return Programme(acceptance, budget, max_depth).best()
 
 
 def expected_tokens(paths: Sequence[Path], acceptance: Sequence[float]) -> float:

@@ -22,7 +22,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, P
 
 from backend.conversion import convert_gguf
 from backend.errors import TreebenchError
-from backend.placement import check_parallel, load_options, placed
+from backend.placement import check_parallel, load_options, parallel_of, placed
 
 log = logging.getLogger(__name__)
 
@@ -52,8 +52,7 @@ def load_target(config: Mapping[str, Any], dtype: str = "float32", device: str =
     """Load what a file of `conf/target/` describes, as a plain mapping; bad keys fail before anything is read."""
     check_target(config)
     if config["kind"] == "hf":
-        parallel = config.get("parallel", "none")
-        loaded = load_model(config["path"], dtype, device, config.get("revision"), parallel)
+        loaded = load_model(config["path"], dtype, device, config.get("revision"), parallel_of(config))
         return replace(loaded, name=config.get("name") or loaded.name)
     loaded = load_model(str(converted_folder(config)), dtype, device)
     provenance = "{package} {version}, {file}, sha256 {sha256}, dequantized to float32".format(**config)

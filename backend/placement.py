@@ -18,9 +18,14 @@ from backend.ranks import join, num_ranks
 CHOICES = ("none", "device_map", "tensor")
 
 
+def parallel_of(target: Mapping[str, Any]) -> str:
+    """One of `CHOICES`, unless nothing has checked it yet; targets that cannot be split say nothing."""
+    return target.get("parallel", "none")
+
+
 def check_parallel(target: Mapping[str, Any]) -> None:
     """Refuse a placement that is unknown, impossible for this kind of target, or not what torchrun was used for."""
-    parallel = target.get("parallel", "none")
+    parallel = parallel_of(target)
     if parallel not in CHOICES:
         raise TreebenchError(f"target.parallel is {parallel!r}: choose one of {', '.join(CHOICES)}")
     if parallel != "none" and target["kind"] != "hf":

@@ -17,6 +17,7 @@ from backend.graphs import Graphs, capture_on_gpu
 from backend.loading import DTYPES, LoadedModel
 from backend.model import TreeModel
 from backend.ops.select import CHOICES, create_ops
+from backend.placement import parallel_of
 from backend.registry import suggestion
 from backend.sampling import Sampler
 from backend.targets import build_target, check_target
@@ -98,7 +99,7 @@ def check_settings(config: Mapping[str, Any]) -> None:
     if not isinstance(config["force"], bool):
         raise TreebenchError(f"force is {config['force']!r}; it must be true or false")
     check_backend(config["backend"], config["device"].get("torch_device"))
-    if config["backend"]["graphs"] and config["target"].get("parallel", "none") != "none":
+    if config["backend"]["graphs"] and parallel_of(config["target"]) != "none":
         raise TreebenchError("backend.graphs=true needs the whole target on one device: leave target.parallel at none")
 
 

@@ -12,6 +12,7 @@ from algorithms.registry import needs_costs
 from backend.costs import CostModel, read_table
 from backend.errors import TreebenchError
 from backend.model import TreeModel
+from backend.placement import parallel_of
 from backend.ranks import num_ranks
 from backend.roofline import Device, Roofline, Shape
 from backend.targets import Target, is_shape_only
@@ -89,7 +90,7 @@ def drafter_options(config: Mapping[str, Any]) -> dict[str, Any]:
 def target_name(config: Mapping[str, Any]) -> str:
     target = config["target"]
     name = target.get("name") or str(target.get("path")).rstrip("/").split("/")[-1]
-    return name if target.get("parallel", "none") == "none" else f"{name}-{target['parallel']}"
+    return name if (parallel := parallel_of(target)) == "none" else f"{name}-{parallel}"
 
 
 def table_path(config: Mapping[str, Any]) -> Path:
@@ -117,7 +118,7 @@ def calibrate_command(config: Mapping[str, Any]) -> str:
     settings += [f"drafter={config['drafter']['name']}"] if config["drafter"]["kind"] != "none" else []
     if config["target"].get("path"):
         settings += ["target=hf", f"target.path={shlex.quote(str(config['target']['path']))}"]
-        parallel = config["target"].get("parallel", "none")
+        parallel = parallel_of(config["target"])
         settings += [f"target.parallel={parallel}"] if parallel != "none" else []
     if config["device"].get("costs"):
         settings.append(f"device.costs={shlex.quote(str(config['device']['costs']))}")
