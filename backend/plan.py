@@ -106,7 +106,7 @@ class ForwardPlan:
         """Additive mask (batch, 1, groups * query, slot), built once per forward for each kind of layer."""
         key = (window, groups, dtype)
         if key not in self._masks:
-            visible = self._visible_within(window)
+            visible = self.visible_within(window)
             mask = torch.zeros(visible.shape, dtype=dtype, device=self.slots.device)
             mask.masked_fill_(~visible, torch.finfo(dtype).min)
             self._masks[key] = mask.repeat(1, groups, 1)[:, None]
@@ -118,8 +118,8 @@ class ForwardPlan:
         plans = (self, *self._copies.values())
         return {window for plan in plans for window, *_ in plan._masks if window is not None}
 
-    def _visible_within(self, window: int | None) -> Bool[Tensor, "batch query slot"]:
-        """Windows are measured in positions, i.e. by depth in the tree, never by slot."""
+    def visible_within(self, window: int | None) -> Bool[Tensor, "batch query slot"]:
+        """The dense mask. Windows are measured in positions, i.e. by depth in the tree, never by slot."""
         queries = self.positions[:, :, None]
         if self.visible is None:
             shape = (*self.slots.shape, self.used)

@@ -1,6 +1,7 @@
 """Seconds of the kernels and of the same operations in torch, on a CUDA device. Never run yet: no GPU was there."""
 
 from collections.abc import Callable
+from importlib.util import find_spec
 
 import torch
 from triton.testing import do_bench
@@ -31,12 +32,12 @@ def median_seconds(run: Callable[[], object]) -> float:
     return milliseconds / 1e3
 
 
-def seconds(case: object) -> tuple[float, float] | None:
-    """The kernel's and torch's median, in this order."""
+def seconds(case: object) -> list[float | None]:
+    """Medians of the kernel, of torch (attention: its SDPA), and of FlashInfer where it is installed and has it."""
     make = {Attention: attention, Compaction: compaction, Rejection: rejection}[type(case)]
-    kernels = create_ops("triton", DEVICE)
-    found = [median_seconds(make(case, ops)) for ops in (kernels, TORCH)]
-    return found[0], found[1]
+    found: list[float | None] = [median_seconds(make(case, ops)) for ops in (create_ops("triton", DEVICE), TORCH)]
+    has_third = isinstance(case, Attention) and find_spec("flashinfer") is not None
+    return [*found, median_seconds(make(case, create_ops("flashinfer", DEVICE))) if has_third else None]
 
 
 def star(batch: int, width: int) -> TokenTree:

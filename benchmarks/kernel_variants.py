@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from backend.ops import triton_attention, triton_bitmask, triton_compact, triton_follow, triton_walk
-from backend.ops.tiles import MAX_FULL_PRECISION_SIZE, tile_for
+from backend.ops.tiles import tile_for
 
 NAMES = {torch.float32: "fp32", torch.float16: "fp16", torch.bfloat16: "bf16"}
 HEAD_SIZES = (64, 80, 96, 128, 256)
@@ -44,7 +44,7 @@ def variants() -> Iterator[Variant]:
         for rows in ROWS:
             for splits in (1, SPLITS):
                 yield attention(torch.bfloat16, size, rows, splits)
-        for splits in (1, SPLITS) if size <= MAX_FULL_PRECISION_SIZE else ():
+        for splits in (1, SPLITS):
             yield attention(torch.float32, size, ROWS[-1], splits)
     for rows in ROWS:
         yield attention(torch.float16, 128, rows, SPLITS)
@@ -52,8 +52,7 @@ def variants() -> Iterator[Variant]:
             yield attention(torch.bfloat16, size, rows, SPLITS, options=True)
     yield attention(torch.bfloat16, 192, ROWS[-1], SPLITS, value_size=128)
     for size in WITH_OPTIONS:
-        if size <= MAX_FULL_PRECISION_SIZE:
-            yield attention(torch.float32, size, ROWS[-1], SPLITS, options=True)
+        yield attention(torch.float32, size, ROWS[-1], SPLITS, options=True)
         yield merge(size)
         yield compaction(torch.bfloat16, size)
     yield compaction(torch.float32, 128)

@@ -2,8 +2,8 @@
 
 Run `python -m benchmarks.kernels`. `least` counts every byte once that the result depends on, `moved` what the kernel
 asks for (a key that several row tiles read counts several times, though a cache may serve it). On a CUDA device the
-times stand beside them, against the same operation in torch and against a copy, which is the ceiling; without one the
-table has the bytes only. Goals: attention within 1.3 times one read of the prefix.
+times stand beside them, against the same operation in torch and, if installed, FlashInfer, and against a copy, which is
+the ceiling; without one the table has the bytes only. Goals: attention within 1.3 times one read of the prefix.
 """
 
 import argparse
@@ -107,21 +107,18 @@ CASES: dict[str, list[Attention | Compaction | Rejection]] = {
 }
 
 
-def rows(num_processors: int, seconds: Callable[[object], tuple[float, float] | None]) -> Iterator[list[str]]:
+def rows(num_processors: int, seconds: Callable[[object], list[float | None]]) -> Iterator[list[str]]:
     for kernel, cases in CASES.items():
         for case in cases:
             least, moved = case.bytes(num_processors)
             cells = [kernel, case.name, f"{least / 1e6:.2f}", f"{moved / 1e6:.2f}", f"{moved / least:.2f}"]
-            times = seconds(case)
-            if times is not None:
-                cells += [f"{times[0] * 1e6:.1f}", f"{times[1] * 1e6:.1f}"]
-            yield cells
+            yield cells + ["-" if time is None else f"{time * 1e6:.1f}" for time in seconds(case)]
 
 
 def table(lines: list[list[str]], device: str, copy_seconds: Callable[[float], float] | None) -> str:
     head = ["kernel", "case", "least MB", "moved MB", "moved / least"]
     if copy_seconds is not None:
-        head += ["us", "torch us", "us / limit"]
+        head += ["us", "torch us", "FlashInfer us", "us / limit"]
         lines = [[*line, f"{float(line[5]) / (copy_seconds(float(line[2]) * 1e6) * 1e6):.2f}"] for line in lines]
     else:
         lines = [line[:5] for line in lines]
@@ -141,7 +138,7 @@ def main() -> int:
         lines = list(rows(device.multi_processor_count, kernel_times.seconds))
         text = table(lines, device.name, kernel_times.copy_limit())
     else:
-        text = table(list(rows(H100_PROCESSORS, lambda case: None)), "none: bytes by calculation, no times", None)
+        text = table(list(rows(H100_PROCESSORS, lambda case: [])), "none: bytes by calculation, no times", None)
     console.print(text)
     if output is not None:
         output.write_text(text)

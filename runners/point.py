@@ -108,7 +108,7 @@ def check_backend(backend: Mapping[str, Any], device: str) -> None:
         raise TreebenchError(f"backend.ops is {backend['ops']!r}; choose one of {', '.join(CHOICES)}")
     if not isinstance(backend["graphs"], bool):
         raise TreebenchError(f"backend.graphs is {backend['graphs']!r}; it must be true or false")
-    if backend["graphs"] and (device != "cuda" or backend["ops"] == "torch"):
+    if backend["graphs"] and (device != "cuda" or backend["ops"] not in ("auto", "triton")):
         raise TreebenchError("backend.graphs=true needs device=cuda and backend.ops=triton, or auto")
 
 

@@ -11,7 +11,7 @@ from backend.ops import Ops, host
 from backend.ops.reference import keep, tree_attention
 from backend.rejection import walk_in_turn
 
-CHOICES = ("auto", "torch", "triton")
+CHOICES = ("auto", "torch", "triton", "flashinfer")
 
 
 def _anything(dtype: torch.dtype, head_size: int) -> None:
@@ -30,7 +30,22 @@ def create_ops(choice: str, device: torch.device) -> Ops:
         return HOST
     if choice == "auto":
         choice = "triton" if device.type == "cuda" else "torch"
-    return TORCH if choice == "torch" else _triton_ops(device)
+    make = {"torch": lambda device: TORCH, "triton": _triton_ops, "flashinfer": _flashinfer_ops}[choice]
+    return make(device)
+
+
+def _flashinfer_ops(device: torch.device) -> Ops:
+    """Attention alone: FlashInfer has nothing for the other operations."""
+    if device.type != "cuda":
+        raise TreebenchError(f"backend.ops=flashinfer needs a CUDA GPU, this is {device.type}: use backend.ops=torch")
+    try:
+        module = importlib.import_module("backend.ops.flashinfer_attention")
+    except ImportError as error:
+        raise TreebenchError(
+            f"backend.ops=flashinfer: {error}; pip install flashinfer-python, or use backend.ops=triton"
+        ) from error
+    kernels = _triton_ops(device)
+    return replace(kernels, name="flashinfer", attention=module.tree_attention, check=module.check_shapes)
 
 
 def _triton_ops(device: torch.device) -> Ops:

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import torch
 
 MAX_HEAD_SIZE = 256
-MAX_FULL_PRECISION_SIZE = 128  # exact products of larger fp32 heads spilled registers in every tile tried
+MAX_FULL_PRECISION_TILE = 128  # elements of an fp32 head that one exact product takes: more spilled registers
 KEYS_PER_SPLIT = 256  # a shorter run of keys is not worth a program of its own
 MAX_SPLITS = 32
 

@@ -16,7 +16,7 @@ from torch import Tensor
 from backend.errors import TreebenchError
 from backend.ops import reference
 from backend.ops.launch import IS_INTERPRETED, lanes_for, launch, num_processors
-from backend.ops.tiles import MAX_FULL_PRECISION_SIZE, MAX_HEAD_SIZE, Tile, splits_for, tile_for
+from backend.ops.tiles import MAX_FULL_PRECISION_TILE, MAX_HEAD_SIZE, Tile, splits_for, tile_for
 from backend.ops.triton_bitmask import layout_words
 from backend.plan import ForwardPlan, TreeLayout
 
@@ -26,12 +26,21 @@ DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 
 @no_type_check
 @triton.jit
-def _logits(query, key, scale, softcap, SOFTCAP: tl.constexpr, UPCAST: tl.constexpr):
-    """Scores in units of log 2."""
+def _logits(
+    query, query_rest, key_rows, is_key, scale, softcap, SOFTCAP: tl.constexpr, SIZE: tl.constexpr, UPCAST: tl.constexpr
+):
+    """Scores in units of log 2. A head wider than the query's tile has its rest in `query_rest`."""
+    BLOCK: tl.constexpr = key_rows.shape[1]
+    size = tl.arange(0, BLOCK)[None, :]
+    key = tl.load(key_rows, mask=is_key[:, None] & (size < SIZE), other=0.0)
     if UPCAST:
         query = query.to(tl.float32)
         key = key.to(tl.float32)
-    scores = tl.dot(query, tl.trans(key), input_precision="ieee") * scale
+    scores = tl.dot(query, tl.trans(key), input_precision="ieee")
+    if SIZE > BLOCK:
+        rest = tl.load(key_rows + BLOCK, mask=is_key[:, None] & (size + BLOCK < SIZE), other=0.0)
+        scores = tl.dot(query_rest, tl.trans(rest), scores, input_precision="ieee")
+    scores = scores * scale
     if SOFTCAP:
         decay = tl.exp2(-2.8853900817779268 * tl.abs(scores / softcap))  # tanh by an exponential that cannot overflow
         scores = softcap * (1 - decay) / (1 + decay) * tl.where(scores < 0, -1.0, 1.0)
@@ -68,12 +77,12 @@ def _bits(word, lane):
 @no_type_check
 @triton.jit
 def _over_prefix(
-    query, key_rows, value_rows, key_slot, value_slot, base, length, limit, earliest, split, scale, softcap,
+    query, query_rest, key_rows, value_rows, key_slot, value_slot, base, length, limit, earliest, split, scale, softcap,
     acc, top, mass, KEYS: tl.constexpr, SPLITS: tl.constexpr, WINDOW: tl.constexpr, SOFTCAP: tl.constexpr,
     HAS_OWED: tl.constexpr, SIZE: tl.constexpr, VALUE_SIZE: tl.constexpr, UPCAST: tl.constexpr,
 ):  # fmt: skip
     """This split's share of the slots below `base`; whole tiles before every query's window are passed over."""
-    lane, size, value_size = tl.arange(0, KEYS), tl.arange(0, key_rows.shape[1]), tl.arange(0, value_rows.shape[1])
+    lane, value_size = tl.arange(0, KEYS), tl.arange(0, value_rows.shape[1])
     first = base * 0
     if WINDOW > 0:
         first = tl.maximum(length - WINDOW + 1, 0) // KEYS * KEYS
@@ -82,15 +91,15 @@ def _over_prefix(
     stop = tl.minimum(begin + share, base)
     for start in range(begin, stop, KEYS):
         slot = start + lane
-        is_key = (slot < stop)[:, None]
-        key = tl.load(key_rows + slot[:, None] * key_slot, mask=is_key & (size < SIZE)[None, :], other=0.0)
-        scores = _logits(query, key, scale, softcap, SOFTCAP, UPCAST)
-        visible = (slot < stop)[None, :]
+        is_key = slot < stop
+        keys = key_rows + slot[:, None] * key_slot
+        scores = _logits(query, query_rest, keys, is_key, scale, softcap, SOFTCAP, SIZE, UPCAST)
+        visible = is_key[None, :]
         if WINDOW > 0:
             visible = visible & (slot[None, :] > earliest[:, None])
         if HAS_OWED:
             visible = visible & (slot[None, :] < limit[:, None])
-        is_value = is_key & (value_size < VALUE_SIZE)[None, :]
+        is_value = is_key[:, None] & (value_size < VALUE_SIZE)[None, :]
         value = tl.load(value_rows + slot[:, None] * value_slot, mask=is_value, other=0.0)
         acc, top, mass = _absorb(scores, visible, value, acc, top, mass, UPCAST)
     return acc, top, mass
@@ -99,12 +108,12 @@ def _over_prefix(
 @no_type_check
 @triton.jit
 def _over_tree(
-    query, key_rows, value_rows, key_slot, value_slot, base, word_row, has_word, positions, earliest, num_tree,
-    scale, softcap, acc, top, mass, KEYS: tl.constexpr, WINDOW: tl.constexpr, SOFTCAP: tl.constexpr,
+    query, query_rest, key_rows, value_rows, key_slot, value_slot, base, word_row, has_word, positions, earliest,
+    num_tree, scale, softcap, acc, top, mass, KEYS: tl.constexpr, WINDOW: tl.constexpr, SOFTCAP: tl.constexpr,
     SIZE: tl.constexpr, VALUE_SIZE: tl.constexpr, UPCAST: tl.constexpr,
 ):  # fmt: skip
     """The slots from `base` on. KEYS divides 64, so a tile needs one word per row. Too short a loop to pipeline."""
-    lane, size, value_size = tl.arange(0, KEYS), tl.arange(0, key_rows.shape[1]), tl.arange(0, value_rows.shape[1])
+    lane, value_size = tl.arange(0, KEYS), tl.arange(0, value_rows.shape[1])
     for start in tl.range(0, num_tree, KEYS, num_stages=1):
         place = start + lane
         word = tl.load(word_row + start // 64, mask=has_word, other=0)
@@ -114,9 +123,8 @@ def _over_tree(
             visible = visible & (position[None, :] > earliest[:, None])
         is_seen = (tl.max(visible.to(tl.int32), 0) > 0)[:, None]  # what nobody sees may hold anything, NaN included
         slot = (base + place)[:, None]
-        is_key = (place < num_tree)[:, None] & (size < SIZE)[None, :]
-        key = tl.load(key_rows + slot * key_slot, mask=is_key, other=0.0)
-        scores = _logits(query, key, scale, softcap, SOFTCAP, UPCAST)
+        keys = key_rows + slot * key_slot
+        scores = _logits(query, query_rest, keys, place < num_tree, scale, softcap, SOFTCAP, SIZE, UPCAST)
         is_value = is_seen & (value_size < VALUE_SIZE)[None, :]
         value = tl.load(value_rows + slot * value_slot, mask=is_value, other=0.0)
         acc, top, mass = _absorb(scores, visible, value, acc, top, mass, UPCAST)
@@ -157,6 +165,10 @@ def attend_split(
     size, value_size = tl.arange(0, BLOCK_SIZE)[None, :], tl.arange(0, BLOCK_VALUE)[None, :]
     query_rows = QUERY + batch * query_batch + (head * query_head + token * query_token)[:, None] + size
     query = tl.load(query_rows, mask=is_row[:, None] & (size < SIZE), other=0.0)
+    query_rest = query
+    if SIZE > BLOCK_SIZE:
+        is_rest = is_row[:, None] & (size + BLOCK_SIZE < SIZE)
+        query_rest = tl.load(query_rows + BLOCK_SIZE, mask=is_rest, other=0.0)
     key_rows = KEY + batch * key_batch + kv_head * key_head + size
     value_rows = VALUE + batch * value_batch + kv_head * value_head + value_size
     base, length = tl.load(BASE + batch).to(tl.int32), tl.load(LENGTHS + batch).to(tl.int32)
@@ -169,12 +181,12 @@ def attend_split(
         sink = tl.load(SINKS + head, mask=is_row, other=0.0).to(tl.float32) * 1.4426950408889634
         top, mass = tl.where(is_last, sink, top), tl.where(is_last, 1.0, mass)
     acc, top, mass = _over_prefix(
-        query, key_rows, value_rows, key_slot, value_slot, base, length, limit, earliest, split, scale, softcap,
-        acc, top, mass, KEYS, SPLITS, WINDOW, SOFTCAP, HAS_OWED, SIZE, VALUE_SIZE, UPCAST,
+        query, query_rest, key_rows, value_rows, key_slot, value_slot, base, length, limit, earliest, split, scale,
+        softcap, acc, top, mass, KEYS, SPLITS, WINDOW, SOFTCAP, HAS_OWED, SIZE, VALUE_SIZE, UPCAST,
     )  # fmt: skip
     word_row = WORDS + (batch * (num_queries - num_owed) + token - num_owed) * num_words
     acc, top, mass = _over_tree(
-        query, key_rows, value_rows, key_slot, value_slot, base, word_row, is_row & (token >= num_owed),
+        query, query_rest, key_rows, value_rows, key_slot, value_slot, base, word_row, is_row & (token >= num_owed),
         TREE_POSITIONS + batch * num_tree, earliest, tl.where(is_last, num_tree, 0), scale, softcap,
         acc, top, mass, KEYS, WINDOW, SOFTCAP, SIZE, VALUE_SIZE, UPCAST,
     )  # fmt: skip
@@ -234,14 +246,12 @@ def tree_attention(
 
 
 def check_shapes(dtype: torch.dtype, head_size: int) -> None:
-    largest = MAX_FULL_PRECISION_SIZE if dtype == torch.float32 else MAX_HEAD_SIZE
-    if head_size > largest:
-        name = str(dtype).removeprefix("torch.")
+    name = str(dtype).removeprefix("torch.")
+    if head_size > MAX_HEAD_SIZE:
         raise TreebenchError(
-            f"{name} heads of size {head_size} have no Triton kernel (at most {largest}); use backend.ops=torch"
+            f"{name} heads of size {head_size} have no Triton kernel (at most {MAX_HEAD_SIZE}); use backend.ops=torch"
         )
     if dtype not in DTYPES:
-        name = str(dtype).removeprefix("torch.")
         raise TreebenchError(
             f"dtype {name} has no Triton kernel (float32, float16, bfloat16 have); use backend.ops=torch"
         )
@@ -281,7 +291,7 @@ def constants(size: int, value_size: int, group: int, tile: Tile, splits: int, d
         "GROUP": group,
         "SIZE": size,
         "VALUE_SIZE": value_size,
-        "BLOCK_SIZE": lanes_for(size),
+        "BLOCK_SIZE": min(lanes_for(size), MAX_FULL_PRECISION_TILE) if dtype == torch.float32 else lanes_for(size),
         "BLOCK_VALUE": lanes_for(value_size),
         "ROWS": tile.rows,
         "KEYS": tile.keys,

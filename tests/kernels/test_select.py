@@ -62,5 +62,5 @@ def test_a_head_size_without_a_kernel_is_refused_with_the_architecture():
 
 
 def test_an_unknown_implementation_is_refused():
-    with pytest.raises(TreebenchError, match="choose one of auto, torch, triton"):
+    with pytest.raises(TreebenchError, match="choose one of auto, torch, triton, flashinfer"):
         create_ops("cuda", CPU)
