@@ -1,13 +1,14 @@
 """The default model on real prompts: every algorithm gives the target's greedy text in fp32.
 
-With the drafter that its config chooses; only layer skipping, which any target has and which takes most of a forward, is
-left to the algorithms that are about it, and the trained head drafts for the others.
+With the drafter that its config chooses; only layer skipping, which takes most of a forward, is left to the algorithms
+that are about it, and the trained head drafts for the others.
 """
 
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import pytest
 import torch
@@ -16,6 +17,7 @@ from omegaconf import OmegaConf
 
 from algorithms.registry import ALGORITHMS, needs_costs
 from backend.loading import load_target
+from backend.targets import build_target
 from backend.timing import Stopwatch
 from runners.decoding import Request, generate
 from runners.point import Point, build
@@ -40,8 +42,15 @@ def config_of(algorithm: str) -> dict[str, Any]:
 
 
 @cache
+def target_of(*config: object) -> Any:
+    return build_target(config_of("autoregressive")["target"], *config)
+
+
+@cache
 def point_of(algorithm: str) -> Point:
-    return build(config_of(algorithm))
+    """All on one target, as loading it takes longer than a few tokens."""
+    with patch("runners.point.build_target", lambda target, *config: target_of(*config)):
+        return build(config_of(algorithm))
 
 
 @cache
