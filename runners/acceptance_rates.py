@@ -24,7 +24,7 @@ from backend.targets import Target
 from backend.timing import Stopwatch
 from backend.tree import Accepted, Draft, TokenTree
 from runners.decoding import Decoder, Limits, Request, generate
-from runners.pricing import COSTS, drafter_options, identity, target_name
+from runners.pricing import COSTS, drafter_options, identity, short_name, target_name
 from runners.prompts import load_questions, render
 from runners.store import write_bytes
 from runners.summary import created_now, git_commit
@@ -133,7 +133,7 @@ def summary(config: Mapping[str, Any], star: Star, probes: list[Probe], num_prom
     return {
         "schema_version": RATES_VERSION,
         **{key: identity(config)[key] for key in ("target", "dtype")},
-        "drafter": config["drafter"]["name"],
+        "drafter": short_name(config["drafter"]),
         "drafter_options": drafter_options(config),
         "task": config["task"]["name"],
         "split": "tune",

@@ -87,9 +87,14 @@ def drafter_options(config: Mapping[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in config["drafter"].items() if key not in ("name", "kind")}
 
 
+def short_name(group: Mapping[str, Any]) -> str:
+    """What records call a target or drafter: its name, or the last part of its path."""
+    return group.get("name") or str(group.get("path") or group["kind"]).rstrip("/").split("/")[-1]
+
+
 def target_name(config: Mapping[str, Any]) -> str:
     target = config["target"]
-    name = target.get("name") or str(target.get("path")).rstrip("/").split("/")[-1]
+    name = short_name(target)
     return name if (parallel := parallel_of(target)) == "none" else f"{name}-{parallel}"
 
 
@@ -115,7 +120,7 @@ def identity(config: Mapping[str, Any]) -> dict[str, Any]:
 def calibrate_command(config: Mapping[str, Any]) -> str:
     """The command line that measures the table this config needs."""
     settings = [f"device={config['device']['name']}", f"dtype={config['dtype']}"]
-    settings += [f"drafter={config['drafter']['name']}"] if config["drafter"]["kind"] != "none" else []
+    settings += _drafter_choice(config["drafter"])
     if config["target"].get("path"):
         settings += ["target=hf", f"target.path={shlex.quote(str(config['target']['path']))}"]
         parallel = parallel_of(config["target"])
@@ -123,3 +128,11 @@ def calibrate_command(config: Mapping[str, Any]) -> str:
     if config["device"].get("costs"):
         settings.append(f"device.costs={shlex.quote(str(config['device']['costs']))}")
     return " ".join(["python -m runners.calibrate", *settings])
+
+
+def _drafter_choice(drafter: Mapping[str, Any]) -> list[str]:
+    """As overrides; a drafter that is loaded from somewhere need not have a name of its own."""
+    if drafter["kind"] == "none":
+        return []
+    path = [f"drafter.path={shlex.quote(str(drafter['path']))}"] if drafter.get("path") else []
+    return [f"drafter={drafter.get('name') or drafter['kind']}", *path]

@@ -19,7 +19,7 @@ from runners.cli import run_or_explain
 from runners.console import console
 from runners.decoding import Request, generate
 from runners.point import Point, build
-from runners.pricing import COSTS, target_name
+from runners.pricing import COSTS, short_name, target_name
 from runners.prompts import load_questions, render
 from runners.store import write_bytes
 from runners.summary import created_now, git_commit
@@ -92,7 +92,7 @@ def summary(config: Mapping[str, Any], trees: Sequence[Tree], best: Sequence[Seq
     return {
         "schema_version": 1,
         "target": target_name({"target": runs}),
-        "drafter": config["drafter"]["name"],
+        "drafter": short_name(config["drafter"]),
         "device": config["device"]["name"],
         "dtype": config["dtype"],
         "task": config["task"]["name"],

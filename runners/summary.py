@@ -17,7 +17,7 @@ from runners.decoding import Generation
 from runners.environment import cpu_name
 from runners.measure import Pair
 from runners.point import Point
-from runners.pricing import basis_of
+from runners.pricing import basis_of, short_name
 from runners.records import STEP_COLUMNS, PromptRecord, RunRecord, Unit
 from runners.statistics import acceptance_length, identical_rate, speedup_summary, token_rates
 from runners.store import config_hash
@@ -31,8 +31,8 @@ def new_record(config: Mapping[str, Any], status: str, reason: str = "") -> RunR
         status=status,
         reason=reason,
         algorithm=config["algorithm"]["name"],
-        drafter=_short_name(config["drafter"]) if needs_drafter(config["algorithm"]["name"]) else "none",
-        target=_short_name(config["target"]),
+        drafter=short_name(config["drafter"]) if needs_drafter(config["algorithm"]["name"]) else "none",
+        target=short_name(config["target"]),
         task=config["task"]["name"],
         device=config["device"]["name"],
         dtype=config["dtype"],
@@ -53,10 +53,6 @@ def new_record(config: Mapping[str, Any], status: str, reason: str = "") -> RunR
 def _is_elsewhere(config: Mapping[str, Any]) -> bool:
     """Whether the device that the seconds are for is another one than this."""
     return bool(config["device"].get("roofline"))
-
-
-def _short_name(group: Mapping[str, Any]) -> str:
-    return group.get("name") or str(group.get("path") or group["kind"]).rstrip("/").split("/")[-1]
 
 
 def summarize(record: RunRecord, point: Point, pairs: Sequence[Pair], stages: dict[str, float]) -> RunRecord:

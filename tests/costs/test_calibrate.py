@@ -13,6 +13,7 @@ import torch
 from hydra.core.global_hydra import GlobalHydra
 
 from runners import calibrate, search_fixed
+from runners.pricing import calibrate_command
 from tests.entry_point import Bench
 
 GRID = ("batch_sizes=[1,2]", "widths=[1,2,4]", "contexts=[8,16]", "max_rows=4", "repeats=3", "seconds_per_cell=0.01")
@@ -174,6 +175,20 @@ def test_the_best_fixed_tree_is_searched_on_tuning_prompts(lab, tmp_path):
     lab.bench.output = tmp_path
     outcome = run(lab, "algorithm=best_fixed", f"algorithm.settings='${{measured:{lab.trees},settings}}'")
     assert outcome.code == 0, outcome.lines
+
+
+@pytest.mark.parametrize(
+    ("drafter", "choice"),
+    [
+        ({"kind": "none"}, ""),
+        ({"kind": "layer_skip", "name": "layer_skip", "skip": [3]}, " drafter=layer_skip"),
+        ({"kind": "eagle_head", "path": "my heads/one"}, " drafter=eagle_head drafter.path='my heads/one'"),
+        ({"kind": "small_model", "name": "small_model", "path": "lm"}, " drafter=small_model drafter.path=lm"),
+    ],
+)
+def test_the_command_names_the_drafter_and_where_it_lies(drafter, choice):
+    config = {"device": {"name": "cpu"}, "dtype": "float32", "target": {"name": "smollm2"}, "drafter": drafter}
+    assert calibrate_command(config) == f"python -m runners.calibrate device=cpu dtype=float32{choice}"
 
 
 @pytest.mark.parametrize(
