@@ -63,31 +63,22 @@ class Cast(CostAware):
         costs: CostModel,
         *,
         thresholds: Sequence[float],
-        width: int,
-        max_depth: int,
-        budget: int,
-        batch_budget: int,
         fifo: int,
         start_index: int,
         strict: bool,
         scan: str,
         candidates: str,
-        rows: str,
         context: str,
         memory: str,
         count_root: bool,
-        bucket: int,
-        buckets: int,
+        **options: Any,
     ) -> None:
         for option, value in (("scan", scan), ("candidates", candidates), ("context", context), ("memory", memory)):
             if value not in CHOICES[option]:
                 raise TreebenchError(f"cast.{option} must be one of {', '.join(CHOICES[option])}, not {value!r}")
         if len(thresholds) != 3 or start_index not in (0, 1):
             raise TreebenchError("cast needs three thresholds (C1, C2, C3) and a start_index of 0 or 1")
-        super().__init__(
-            drafter, costs, width=width, max_depth=max_depth, budget=budget, batch_budget=batch_budget, rows=rows,
-            bucket=bucket, buckets=buckets,
-        )  # fmt: skip
+        super().__init__(drafter, costs, **options)
         self.breadth_threshold, self.depth_threshold, self.size_threshold = thresholds
         self.fifo, self.memory = fifo, memory
         self.reading = {"start": start_index, "strict": strict, "whole": scan == "whole"}

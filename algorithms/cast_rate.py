@@ -4,6 +4,7 @@ With time in target steps, CAST's three thresholds are guesses of the speedup th
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -38,28 +39,19 @@ class CastRate(CostAware):
         drafter: Drafter,
         costs: CostModel,
         *,
-        width: int,
-        max_depth: int,
-        budget: int,
-        batch_budget: int,
-        rows: str,
         memory: float,
         explore_every: int | None,
         calibration: str,
         strength: float,
         ratios: Sequence[Sequence[float]] | None,
-        bucket: int,
-        buckets: int,
+        **options: Any,
     ) -> None:
         if calibration not in CALIBRATIONS:
             raise TreebenchError(f"cast_rate.calibration must be one of {', '.join(CALIBRATIONS)}, not {calibration!r}")
-        super().__init__(
-            drafter, costs, width=width, max_depth=max_depth, budget=budget, batch_budget=batch_budget, rows=rows,
-            bucket=bucket, buckets=buckets,
-        )  # fmt: skip
+        super().__init__(drafter, costs, **options)
         self.memory, self.explore_every = memory, explore_every
         self.learns = calibration == "online"
-        self.calibration = Calibration(max_depth, strength, ratios)
+        self.calibration = Calibration(self.max_depth, strength, ratios)
         self.rate: Floats = np.zeros(1)
         self.yields: Floats = np.ones(1)
         self.last: Floats = np.ones(1)  # utility of the nodes that were expanded last

@@ -1,6 +1,7 @@
 """Sequoia (Chen et al. 2024, arXiv 2402.12374): the static tree that measured acceptance makes the best one."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from jaxtyping import Int
@@ -66,20 +67,11 @@ class HardwareAwareSequoia(Sequoia):
         drafter: Drafter,
         costs: CostModel,
         *,
-        acceptance: Sequence[float],
-        budget: int,
-        max_depth: int,
-        children: str,
-        draft_temperature: float,
-        draft_top_k: int | None,
-        draft_top_p: float | None,
         bucket: int,
         buckets: int,
+        **options: Any,
     ) -> None:
-        super().__init__(
-            drafter, acceptance=acceptance, budget=budget, max_depth=max_depth, children=children,
-            draft_temperature=draft_temperature, draft_top_k=draft_top_k, draft_top_p=draft_top_p,
-        )  # fmt: skip
+        super().__init__(drafter, **options)
         self.prices = Prices(costs, drafter.name, bucket, buckets)
         self.sequences = Sequences()
         self.shapes: dict[tuple[int, int], StaticShape] = {}

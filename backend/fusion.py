@@ -13,18 +13,24 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from backend.packing import PLAIN, PackedWeight, may_pack, pack
+
 SIBLINGS = (("q_proj", "k_proj", "v_proj"), ("gate_proj", "up_proj"))  # linears that read one input
 
 
 def fuse(model: nn.Module) -> None:
-    """Fuse RMS norms and sibling projections, once; modules that look different are left alone."""
+    """Fuse RMS norms and sibling projections and pack weights, once; modules that look different are left alone."""
+    packs = may_pack(model)
     for module in list(model.modules()):
         if _is_plain_rms_norm(module):
             module.forward = _fused_norm(module)  # type: ignore[method-assign]
         for names in SIBLINGS:
             linears = [getattr(module, name, None) for name in names]
-            if all(type(linear) is nn.Linear and "forward" not in vars(linear) for linear in linears):
-                _share_input(linears)  # type: ignore[arg-type]
+            if all(map(_is_plain_linear, linears)):
+                _share_input(linears, packs)  # type: ignore[arg-type]
+    for module in list(model.modules()) if packs else ():
+        if _is_plain_linear(module) and type(module.weight) in PLAIN:
+            pack(module)  # type: ignore[arg-type]
 
 
 def matrix_product_for(num_rows: int, model: PreTrainedModel) -> AbstractContextManager[None]:
@@ -32,6 +38,10 @@ def matrix_product_for(num_rows: int, model: PreTrainedModel) -> AbstractContext
     if num_rows == 1 and model.dtype == torch.bfloat16 and model.device.type == "cpu":
         return torch.backends.mkldnn.flags(enabled=False, allow_tf32=None)  # type: ignore[arg-type]
     return nullcontext()
+
+
+def _is_plain_linear(module: object) -> bool:
+    return type(module) is nn.Linear and "forward" not in vars(module)
 
 
 def _is_plain_rms_norm(module: nn.Module) -> bool:
@@ -68,11 +78,11 @@ def _rms_norm(
     return (hidden_states * scale * weight).to(hidden_states.dtype)
 
 
-def _share_input(linears: Sequence[nn.Linear]) -> None:
+def _share_input(linears: Sequence[nn.Linear], packs: bool) -> None:
     biases = [linear.bias for linear in linears]
     if len({linear.weight.dtype for linear in linears}) > 1 or len({bias is None for bias in biases}) > 1:
         return
-    shared = SharedProjection(linears)
+    shared = SharedProjection(linears, packs)
     for index, linear in enumerate(linears):
         linear.forward = partial(shared.output, index)  # type: ignore[method-assign]
 
@@ -84,10 +94,11 @@ class SharedProjection:
     A copied or unpickled model joins its own weights at its first call.
     """
 
-    def __init__(self, linears: Sequence[nn.Linear]) -> None:
+    def __init__(self, linears: Sequence[nn.Linear], packs: bool) -> None:
         self.linears = list(linears)
         self.sizes = [linear.out_features for linear in linears]
         self.joined: tuple[Tensor, Tensor | None] | None = self._join()
+        self.packed = PackedWeight() if packs else None
         self.input: Tensor | None = None
         self.waiting: dict[int, Tensor] = {}
 
@@ -99,7 +110,8 @@ class SharedProjection:
         if hidden_states is not self.input or index not in self.waiting:
             self.joined = self.joined or self._join()
             self.input = hidden_states
-            self.waiting = dict(enumerate(F.linear(hidden_states, *self.joined).split(self.sizes, -1)))
+            product = self.packed.product if self.packed else F.linear
+            self.waiting = dict(enumerate(product(hidden_states, *self.joined).split(self.sizes, -1)))
         result = self.waiting.pop(index)
         if not self.waiting:
             self.input = None

@@ -26,6 +26,7 @@ from backend.placement import check_parallel, load_options, parallel_of, placed
 
 log = logging.getLogger(__name__)
 
+REPOSITORY = Path(__file__).resolve().parents[1]
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 REQUIRED = {"hf": ("path",), "packaged_gguf": ("name", "package", "version", "file", "sha256")}
 OPTIONAL = {"hf": ("name", "revision", "parallel"), "packaged_gguf": ()}
@@ -123,10 +124,11 @@ def _checked_dtype(dtype: str, device: str) -> torch.dtype:
 
 
 def resolve_folder(path: str, revision: str | None, option: str = "target.path") -> tuple[Path, str]:
-    """The local folder of a model and its provenance."""
-    if (folder := Path(path).expanduser()).is_dir():
-        return folder, f"local folder {path}"
-    if folder.is_file():
+    """The local folder of a model and its provenance. Heads that come with the project are found from any folder."""
+    for folder in (Path(path).expanduser(), REPOSITORY / path):
+        if folder.is_dir():
+            return folder, f"local folder {path}"
+    if Path(path).expanduser().is_file():
         raise TreebenchError(f"{path} is a file: give the folder that holds config.json and model.safetensors")
     if path.startswith(("/", "./", "../", "~")) or path.count("/") > 1:
         raise TreebenchError(f"there is no model folder {path}: check {option}, or give a hub name (owner/model)")

@@ -51,18 +51,35 @@ class Registry(Generic[Part]):
 
     def check(self, name: str, options: Mapping[str, Any]) -> None:
         """Raise TreebenchError unless `options` are exactly the keyword-only parameters of the part, of their types."""
-        part = self.find(name)
-        wanted = [p.name for p in inspect.signature(part).parameters.values() if p.kind is p.KEYWORD_ONLY]
-        kinds = get_type_hints(part.__init__ if inspect.isclass(part) else part)
+        known = parameters(self.find(name))
+        kinds = {option: kind for option, (own, kind) in known.items() if own.kind is own.KEYWORD_ONLY}
+        wanted = list(kinds)
         for option, value in options.items():
             if option not in wanted:
                 there = f"; it has {', '.join(wanted)}" if wanted else "; it has none"
                 raise TreebenchError(f"{self.kind} {name} has no option {option!r}{suggestion(option, wanted)}{there}")
-            if not fits(value, kinds.get(option, Any)):
+            if not fits(value, kinds[option]):
                 kind = str(getattr(kinds[option], "__name__", kinds[option]))
                 raise TreebenchError(f"{self.kind}.{option} is {value!r}; {name} needs {PLAIN.get(kind, kind)}")
         if missing := sorted(set(wanted) - set(options)):
             raise TreebenchError(f"{self.kind} {name} needs the option {missing[0]!r}")
+
+
+def parameters(part: Callable[..., Any]) -> dict[str, tuple[inspect.Parameter, Any]]:
+    """Of a function or constructor by name, each with its type; `**options` stands for those of the class above it."""
+    known: dict[str, tuple[inspect.Parameter, Any]] = {}
+    for function in _constructors(part) if inspect.isclass(part) else [part]:
+        kinds, own = get_type_hints(function), inspect.signature(function).parameters.values()
+        named = [p for p in own if p.name != "self" and p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)]
+        known = {p.name: (p, kinds.get(p.name, Any)) for p in named} | known
+        if not any(p.kind is p.VAR_KEYWORD for p in own):
+            break
+    return known
+
+
+def _constructors(part: type) -> list[Callable[..., Any]]:
+    """Its own, that of the class above, and so on."""
+    return [vars(kind)["__init__"] for kind in part.__mro__ if "__init__" in vars(kind)]
 
 
 def fits(value: Any, annotation: Any) -> bool:

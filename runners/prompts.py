@@ -15,8 +15,8 @@ from jinja2 import TemplateError
 from transformers import PreTrainedTokenizerBase
 
 from backend.errors import TreebenchError
+from backend.loading import REPOSITORY
 
-REPOSITORY = Path(__file__).resolve().parents[1]
 SOURCES = ("human_eval", "package", "packaged", "jsonl", "hub")
 KEYS = {
     *("name", "source", "path", "package", "version", "sha256", "subset", "revision", "data_files", "hub_split"),

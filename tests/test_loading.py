@@ -86,6 +86,12 @@ def test_hub_model_comes_from_the_cache(folder, monkeypatch):
     assert calls == [True]
 
 
+def test_what_comes_with_the_project_is_found_from_any_folder(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    head = "results/drafters/eagle3_smollm2"
+    assert loading.resolve_folder(head, None) == (loading.REPOSITORY / head, f"local folder {head}")
+
+
 def test_incomplete_hub_snapshot_is_downloaded(folder, monkeypatch, tmp_path):
     snapshots = {True: tmp_path / "partial", False: folder}
     monkeypatch.setattr(
