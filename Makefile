@@ -7,7 +7,7 @@ SWEEP ?= results/quick
 TEST_ENV := HF_HUB_OFFLINE=1 WANDB_MODE=disabled OMP_NUM_THREADS=1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup bench test test-slow gpu-check check format clean
+.PHONY: help setup bench reference test test-slow gpu-check check format clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -24,6 +24,12 @@ $(VENV)/.ready: pyproject.toml $(CONSTRAINTS)
 bench: setup ## the main job: five algorithms, two tasks, the real model; table and plots in results/quick/report
 	$(BIN)/python -m runners.benchmark sweep=quick output=$(SWEEP)
 	$(BIN)/python -m analysis.report $(SWEEP)
+
+reference: setup ## the reference results of this machine: its cost table and three sweeps; resumable, about two hours
+	$(BIN)/python -m runners.calibrate drafter=eagle3_smollm2 dtype=bfloat16
+	for sweep in reference reference_trees batch_scaling; do \
+		$(BIN)/python -m runners.benchmark sweep=$$sweep output=results/reference_cpu || exit $$?; done
+	$(BIN)/python -m analysis.report results/reference_cpu
 
 test: setup ## all tests that need no GPU and are not slow
 	$(TEST_ENV) $(BIN)/python -m pytest -n 2 --dist loadgroup -q -m "not slow and not gpu"

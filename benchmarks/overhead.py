@@ -13,10 +13,10 @@ from typing import Any
 
 import numpy
 from hydra import compose, initialize_config_dir
-from rich.progress import track
 from scipy.stats import bootstrap
 
 from runners.benchmark import CONF, to_plain
+from runners.console import metered
 from runners.isolation import Bounds, Worker
 from runners.job import run_point
 from runners.records import Outcome
@@ -58,7 +58,7 @@ def measure(pairs: int) -> list[float]:
     worker = Worker(Bounds())
     with tempfile.TemporaryDirectory() as folder:
         try:
-            numbers = track(range(pairs), description="pairs")
+            numbers = metered(range(pairs), "pairs", pairs)
             return [pair(config, Path(folder) / str(number), worker, tracker) for number in numbers]
         finally:
             worker.stop()

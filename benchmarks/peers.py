@@ -15,7 +15,6 @@ from typing import Any
 import torch
 from omegaconf import OmegaConf
 from rich.console import Console
-from rich.progress import track
 from rich.table import Table
 from transformers import GenerationConfig
 
@@ -27,6 +26,7 @@ from backend.loading import LoadedModel, load_target
 from backend.model import TreeModel
 from backend.sampling import Sampler
 from backend.timing import Stopwatch
+from runners.console import metered
 from runners.decoding import Decoder, Limits, Request, generate
 from runners.prompts import load_questions, render
 
@@ -86,7 +86,7 @@ def compare(dtype: str, tasks: list[str], num_prompts: int, new_tokens: int, see
     seconds: dict[str, list[float]] = {name: [] for name in arms}
     for run in arms.values():
         run(prompts[0])
-    for prompt in track(prompts, description=dtype, console=Console(stderr=True), transient=True):
+    for prompt in metered(prompts, f"prompts in {dtype}", len(prompts)):
         for name in order.sample(list(arms), len(arms)):
             start = time.perf_counter()
             arms[name](prompt)

@@ -23,6 +23,7 @@ from backend.sampling import Sampler
 from backend.targets import Target
 from backend.timing import Stopwatch
 from backend.tree import Accepted, Draft, TokenTree
+from runners.console import metered
 from runners.decoding import Decoder, Limits, Request, generate
 from runners.pricing import COSTS, drafter_options, identity, short_name, target_name
 from runners.prompts import load_questions, render
@@ -104,7 +105,7 @@ def measure_rates(config: Mapping[str, Any], loaded: LoadedModel, target: Target
         plain, algorithm=star, drafter=drafter, rule=create_rule(default_rule(star.proposal, sampler.temperature))
     )
     probes = []
-    for request in requests:
+    for request in metered(requests, "acceptance rates", len(requests)):
         generate(star_decoder, [request], limits, clock)
         greedy = replace(plain, sampler=Sampler(0.0), rule=create_rule("greedy"))
         answer = generate(greedy, [request], limits, clock).tokens[0]

@@ -11,7 +11,6 @@ from typing import Any
 
 import torch
 from omegaconf import DictConfig
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from algorithms.base import Drafter
 from backend.costs import TABLE_VERSION
@@ -22,7 +21,7 @@ from backend.targets import build_target
 from runners.acceptance_rates import measure_rates
 from runners.benchmark import CONF, to_plain
 from runners.cli import run_or_explain
-from runners.console import console
+from runners.console import Meter, console
 from runners.cost_plot import plot_costs
 from runners.point import use_threads
 from runners.pricing import check_pricing, drafter_options, identity, table_path
@@ -77,14 +76,12 @@ def calibrate(config: Mapping[str, Any], target: TreeModel, drafter: Drafter | N
     path = table_path(config)
     table = opened(path, config, drafter)
     cells = list(missing(table, config, drafter))
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=console, transient=True) as progress, torch.inference_mode():
-        bar = progress.add_task("seconds of forwards", total=len(cells))
+    with Meter("seconds of forwards", len(cells)) as meter, torch.inference_mode():
         for cell in cells:
-            progress.update(bar, description=f"{cell.part} {table_place(table, cell)}")
+            meter.describe(f"{cell.part} {table_place(table, cell)}")
             fill(table, cell, config, target, drafter)
             save(path, table)
-            progress.advance(bar)
+            meter.advance()
     finish(table, drafter)
     save(path, table)
     plot_costs(table, path.with_suffix(".png"))

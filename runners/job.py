@@ -7,13 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from transformers.utils.logging import disable_progress_bar
 
 from backend.errors import Incompatible, TreebenchError
 from backend.memory import OutOfMemory, first_line, ran_out
 from backend.ranks import require_same
-from runners.console import console
+from runners.console import Meter, console
 from runners.followers import CRASHED, announce, leave_if_out_of_step
 from runners.losslessness import losslessness
 from runners.measure import measure, measure_stages, num_pairs
@@ -80,14 +79,12 @@ def measure_point(config: Mapping[str, Any]) -> tuple[RunRecord, Any, Any]:
     point = build(config)
     record = new_record(config, "ok")
     title = f"{record.algorithm} / {record.task}"
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=console, transient=True) as progress:
-        bar = progress.add_task(title, total=num_pairs(questions, config["batch_size"]))
-        pairs = measure(point, questions, config, lambda: progress.advance(bar))
+    with Meter(title, num_pairs(questions, config["batch_size"])) as meter:
+        pairs = measure(point, questions, config, meter.advance)
         require_same([g.tokens for pair in pairs for g in (*pair.baseline, *pair.method)], "the decoded tokens")
-        progress.update(bar, description=f"{title}: stage clocks")
+        meter.describe(f"{title}: stage clocks")
         stages = measure_stages(point, pairs, config)
-        progress.update(bar, description=f"{title}: losslessness report")
+        meter.describe(f"{title}: losslessness report")
         record.losslessness = losslessness(point, pairs, config)
     return summarize(record, point, pairs, stages), steps_table(pairs), trees_table(pairs, point.loaded.tokenizer)
 

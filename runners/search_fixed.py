@@ -10,13 +10,12 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from omegaconf import DictConfig
-from rich.progress import track
 
 from algorithms.eagle2 import Eagle2
 from backend.costs import CostModel
 from runners.benchmark import CONF, to_plain
 from runners.cli import run_or_explain
-from runners.console import console
+from runners.console import console, metered
 from runners.decoding import Request, generate
 from runners.point import Point, build
 from runners.pricing import COSTS, short_name, target_name
@@ -48,7 +47,7 @@ def run(cfg: DictConfig) -> None:
         (d, k, n) for d in grid["depth"] for k in grid["top_k"] for n in grid["total_tokens"] if n <= 1 + k + d * k * k
     ]
     trees = [Tree(1, 1, 1, 1.0)]
-    for depth, top_k, total in track(settings, "trees", console=console, transient=True):
+    for depth, top_k, total in metered(settings, "trees", len(settings)):
         trees.append(Tree(depth, top_k, total, acceptance_length(point, requests, depth, top_k, total)))
     name, context = point.method.drafter.name, int(sum(len(r.prompt) for r in requests) / len(requests))
     best = [(batch, *best_tree(point.costs, name, trees, batch, context)[:3]) for batch in batch_sizes]

@@ -22,7 +22,7 @@ from backend.sampling import Sampler
 from backend.tree import TokenTree
 from runners.benchmark import CONF, to_plain
 from runners.cli import check_counts, run_or_explain
-from runners.console import console
+from runners.console import Meter, console
 from runners.decoding import pad, plain_answers
 from runners.prompts import load_questions, render
 from runners.skip_search import SearchSettings, search
@@ -78,7 +78,14 @@ def run_search(config: Mapping[str, Any]) -> dict[str, Any]:
         return [blocks[index] for index in np.flatnonzero(mask)]
 
     settings = SearchSettings(**{name: config[name] for name in SETTINGS})
-    found = search(len(blocks), lambda mask: agreement.of(skip(mask)), settings)
+    with Meter("skip sets", settings.iterations + 1) as meter:
+
+        def score(mask: np.ndarray) -> float:
+            found = agreement.of(skip(mask))
+            meter.advance()
+            return found
+
+        found = search(len(blocks), score, settings)
     return {
         "skip": skip(found.mask),
         "agreement": found.score,

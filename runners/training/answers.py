@@ -6,12 +6,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from rich.progress import track
 
 from backend.errors import TreebenchError
 from backend.loading import LoadedModel
 from backend.model import TreeModel
 from backend.sampling import Sampler
+from runners.console import metered
 from runners.decoding import plain_answers
 from runners.prompts import render
 from runners.training.corpus import benchmark_prompts, conversations, corpus_file, is_wanted
@@ -30,7 +30,7 @@ def write_answers(loaded: LoadedModel, config: Mapping[str, Any], path: Path) ->
     target = TreeModel(loaded.model)
     batches = range(0, len(todo), config["batch_size"])
     with path.open("a", encoding="utf-8") as file:
-        for start in track(batches, description="answers"):
+        for start in metered(batches, f"batches of {config['batch_size']} answers", len(batches)):
             questions = todo[start : start + config["batch_size"]]
             answers = _answers(loaded, target, questions, config, done + start)
             for question, answer in zip(questions, answers, strict=True):

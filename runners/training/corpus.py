@@ -10,7 +10,6 @@ from typing import Any
 
 import torch
 from jaxtyping import Int
-from rich.progress import track
 from safetensors.torch import load_file
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
@@ -18,6 +17,7 @@ from transformers import PreTrainedTokenizerBase
 from backend.checkpoints import write_safetensors
 from backend.errors import TreebenchError
 from backend.loading import cache_folder
+from runners.console import metered
 from runners.prompts import REPOSITORY, SPLITS, load_questions
 
 ROLES = {"human": "user", "user": "user", "gpt": "assistant", "assistant": "assistant", "system": "system"}
@@ -99,7 +99,8 @@ def _tokenized(source: Path, config: Mapping[str, Any], tokenizer: PreTrainedTok
     forbidden = benchmark_prompts()
     windows: list[list[int]] = []
     held_out: list[bool] = []
-    for messages in track(list(conversations(source)), description=f"tokenizing {source.name}"):
+    texts = list(conversations(source))
+    for messages in metered(texts, f"tokenizing {source.name}", len(texts)):
         text = "\n".join(message["content"] for message in messages)
         if not is_wanted(text, config["min_ascii"], forbidden):
             continue

@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import Tensor
 
 from backend.checkpoints import load_exactly, read_safetensors, write_safetensors
 from backend.errors import TreebenchError
+from runners.console import Meter
 from runners.training.evaluation import evaluate, summary
 from runners.training.features import Batch
 from runners.training.learners import Learner
@@ -39,9 +39,7 @@ class Trainer:
         self.average = {name: parameter.detach().clone() for name, parameter in self.parameters.items()}
 
     def run(self, stream: Iterator[Batch], held_out: list[Batch]) -> None:
-        columns = (TextColumn("{task.description}"), BarColumn(), TimeRemainingColumn())
-        with Progress(*columns) as progress:
-            bar = progress.add_task("training", total=self.settings["steps"], completed=self.step)
+        with Meter("training", self.settings["steps"], self.step) as meter:
             for batch in stream:
                 if self.step >= self.settings["steps"]:
                     break
@@ -51,7 +49,8 @@ class Trainer:
                 if self.step % self.settings["eval_every"] == 0 or self.step == self.settings["steps"]:
                     line |= self.evaluate(held_out)
                 self.log(line)
-                progress.update(bar, completed=self.step, description=summary(line))
+                meter.describe(summary(line))
+                meter.advance()
                 if self.step % self.settings["checkpoint_every"] == 0 or self.step == self.settings["steps"]:
                     self.save()
 
