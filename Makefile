@@ -4,6 +4,7 @@ VENV ?= .venv
 CONSTRAINTS ?= constraints.txt
 BIN := $(VENV)/bin
 SWEEP ?= results/quick
+COSTS := device.costs=results/reference_cpu_costs.json
 TEST_ENV := HF_HUB_OFFLINE=1 WANDB_MODE=disabled OMP_NUM_THREADS=1
 
 .DEFAULT_GOAL := help
@@ -26,9 +27,9 @@ bench: setup ## the main job: five algorithms, two tasks, the real model; table 
 	$(BIN)/python -m analysis.report $(SWEEP)
 
 reference: setup ## the reference results of this machine: its cost table and three sweeps; resumable, about two hours
-	$(BIN)/python -m runners.calibrate drafter=eagle3_smollm2 dtype=bfloat16
+	$(BIN)/python -m runners.calibrate drafter=eagle3_smollm2 dtype=bfloat16 'measure=[costs]' $(COSTS)
 	for sweep in reference reference_trees batch_scaling; do \
-		$(BIN)/python -m runners.benchmark sweep=$$sweep output=results/reference_cpu || exit $$?; done
+		$(BIN)/python -m runners.benchmark sweep=$$sweep output=results/reference_cpu $(COSTS) || exit $$?; done
 	$(BIN)/python -m analysis.report results/reference_cpu
 
 test: setup ## all tests that need no GPU and are not slow

@@ -28,7 +28,8 @@ def may_pack(model: nn.Module) -> bool:
 
 @cache
 def _has_kernel() -> bool:
-    return torch.backends.mkldnn.is_available() and torch.ops.mkldnn._is_mkldnn_bf16_supported()
+    has_operations = all(hasattr(torch.ops.mkldnn, name) for name in ("_reorder_linear_weight", "_linear_pointwise"))
+    return torch.backends.mkldnn.is_available() and has_operations and torch.ops.mkldnn._is_mkldnn_bf16_supported()
 
 
 def pack(linear: nn.Linear) -> None:
