@@ -9,6 +9,8 @@ from analysis.report import main as report
 from runners.records import STEP_COLUMNS
 from tests.entry_point import Bench, Outcome
 
+pytestmark = pytest.mark.xdist_group("benchmark")  # one worker sets its fixtures up
+
 INTERFACE = [
     "schema_version",
     "status",

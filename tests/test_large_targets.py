@@ -29,6 +29,8 @@ from tests.test_configs import composed
 from tests.tiny_checkpoints import one_line_error
 from tests.tiny_models import tiny_llama
 
+pytestmark = pytest.mark.xdist_group("large targets")  # one worker sets its fixtures up
+
 ROOT = Path(__file__).parent.parent
 LARGE = ("target=hf", "target.path=folder")
 

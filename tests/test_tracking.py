@@ -17,6 +17,8 @@ from runners.sweep import run_sweep
 from runners.trackers.wandb import WandbTracker, acceptance_by_depth
 from tests.scale.stub import config_of, record_of
 
+pytestmark = pytest.mark.xdist_group("tracking")  # one worker sets its fixtures up
+
 WANDB = Path(sys.executable).parent / "wandb"
 OFFLINE = {"project": "study", "entity": None, "group": None, "job_type": "benchmark", "mode": "offline"}
 EMITTED = [[1, 3, 2], [4, 1, 1]]  # by sequence and step

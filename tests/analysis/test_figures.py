@@ -16,6 +16,8 @@ from runners.store import write_point
 from tests.analysis.conftest import RECORD
 from tests.analysis.trees import large_trees
 
+pytestmark = pytest.mark.xdist_group("figures")  # one worker sets its fixtures up
+
 STAGES = {"draft": 0.2, "tree": 0.1, "verify": 0.5, "accept": 0.1, "commit": 0.05, "other": 0.05, "total": 1.0}
 
 

@@ -7,6 +7,8 @@ from backend.timing import Stopwatch
 from runners.decoding import Limits, Request, generate
 from tests.parts import make_decoder, prompts
 
+pytestmark = pytest.mark.xdist_group("batches")  # one worker sets its fixtures up
+
 REQUESTS = [Request(i, prompt) for i, prompt in enumerate(prompts([1 + (7 * i) % 23 for i in range(64)]))]
 LIMITS = Limits(max_new_tokens=10, eos_token_ids=(3, 11), tree_slots=64)  # rows finish at different steps
 CPU = torch.device("cpu")

@@ -16,6 +16,8 @@ from runners import calibrate, search_fixed
 from runners.pricing import calibrate_command
 from tests.entry_point import Bench
 
+pytestmark = pytest.mark.xdist_group("calibrate")  # one worker sets its fixtures up
+
 GRID = ("batch_sizes=[1,2]", "widths=[1,2,4]", "contexts=[8,16]", "max_rows=4", "repeats=3", "seconds_per_cell=0.01")
 RATES = ("num_prompts=2", "max_new_tokens=12", "depth=3", "ranks=4")
 

@@ -17,6 +17,8 @@ from tests.costs.parts import Formulas
 from tests.entry_point import Bench
 from tests.parts import make_decoder, prompts
 
+pytestmark = pytest.mark.xdist_group("projection")  # one worker sets its fixtures up
+
 LIMITS = Limits(max_new_tokens=12, eos_token_ids=(), tree_slots=64)
 UNITS = Formulas(lambda b, w, c: 1000 * b + w + c * 1e-6, lambda b, w, c: 10 * w + 0 * c, overhead=0.125)
 

@@ -25,6 +25,8 @@ from runners.training.loop import Trainer
 from runners.training.unroll import chosen_rows, unroll
 from tests.tiny_checkpoints import tiny_llama, tiny_tokenizer
 
+pytestmark = pytest.mark.xdist_group("training")  # one worker sets its fixtures up
+
 SETTINGS: dict[str, Any] = {
     "kind": "eagle3",
     "fit_batches": 4,
