@@ -76,6 +76,19 @@ def _bits(word, lane):
 
 @no_type_check
 @triton.jit
+def _queries(query_rows, is_row, SIZE: tl.constexpr):
+    """As much of each query as a tile holds, and its rest if the head is wider."""
+    BLOCK: tl.constexpr = query_rows.shape[1]
+    size = tl.arange(0, BLOCK)[None, :]
+    query = tl.load(query_rows, mask=is_row[:, None] & (size < SIZE), other=0.0)
+    rest = query
+    if SIZE > BLOCK:
+        rest = tl.load(query_rows + BLOCK, mask=is_row[:, None] & (size + BLOCK < SIZE), other=0.0)
+    return query, rest
+
+
+@no_type_check
+@triton.jit
 def _over_prefix(
     query, query_rest, key_rows, value_rows, key_slot, value_slot, base, length, limit, earliest, split, scale, softcap,
     acc, top, mass, KEYS: tl.constexpr, SPLITS: tl.constexpr, WINDOW: tl.constexpr, SOFTCAP: tl.constexpr,
@@ -164,11 +177,7 @@ def attend_split(
     is_row, is_last = token < num_queries, split == SPLITS - 1
     size, value_size = tl.arange(0, BLOCK_SIZE)[None, :], tl.arange(0, BLOCK_VALUE)[None, :]
     query_rows = QUERY + batch * query_batch + (head * query_head + token * query_token)[:, None] + size
-    query = tl.load(query_rows, mask=is_row[:, None] & (size < SIZE), other=0.0)
-    query_rest = query
-    if SIZE > BLOCK_SIZE:
-        is_rest = is_row[:, None] & (size + BLOCK_SIZE < SIZE)
-        query_rest = tl.load(query_rows + BLOCK_SIZE, mask=is_rest, other=0.0)
+    query, query_rest = _queries(query_rows, is_row, SIZE)
     key_rows = KEY + batch * key_batch + kv_head * key_head + size
     value_rows = VALUE + batch * value_batch + kv_head * value_head + value_size
     base, length = tl.load(BASE + batch).to(tl.int32), tl.load(LENGTHS + batch).to(tl.int32)
