@@ -42,7 +42,7 @@ def config_of(algorithm: str) -> dict[str, Any]:
 
 
 @cache
-def target_of(*config: object) -> Any:
+def target_of(*config: str) -> Any:
     return build_target(config_of("autoregressive")["target"], *config)
 
 
