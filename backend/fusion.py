@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from backend.packing import PLAIN, PackedWeight, may_pack, pack
+from backend.packing import PackedWeight, may_pack, pack
 
 SIBLINGS = (("q_proj", "k_proj", "v_proj"), ("gate_proj", "up_proj"))  # linears that read one input
 
@@ -28,8 +28,7 @@ def fuse(model: nn.Module) -> None:
             linears = [getattr(module, name, None) for name in names]
             if all(map(_is_plain_linear, linears)):
                 _share_input(linears, packs)  # type: ignore[arg-type]
-    for module in list(model.modules()) if packs else ():
-        if _is_plain_linear(module) and type(module.weight) in PLAIN:
+        if packs and _is_plain_linear(module):  # one that shares its input was met above, at its parent
             pack(module)  # type: ignore[arg-type]
 
 

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 FEWEST, MOST = 2, 255  # rows; one row is faster with torch's own product, many hide what the layout costs
 SLOW, NEXT_FAST = range(17, 33), 33  # oneDNN takes half as long again for these many rows as for the next more
 SHARE_OF_MEMORY = 0.25  # of the machine's that a model's weights may take if they are to be held twice
-PLAIN = (nn.Parameter, Tensor)
+PLAIN = (nn.Parameter, Tensor)  # not what tensor parallelism makes of them
 
 
 def may_pack(model: nn.Module) -> bool:
@@ -60,7 +60,7 @@ class PackedWeight:
         """As `F.linear`, to rounding."""
         rows = inputs.numel() // inputs.shape[-1]
         fits = FEWEST <= rows <= MOST and weight.dtype == torch.bfloat16 and not torch.is_grad_enabled()
-        if not fits or weight.is_inference():  # such a tensor does not tell when it is written to
+        if not fits or type(weight) not in PLAIN or weight.is_inference():  # the last does not tell of writes to it
             return F.linear(inputs, weight, bias)
         made_of = (weight.data_ptr(), weight._version)
         if made_of != self.made_of:

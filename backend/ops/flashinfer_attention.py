@@ -36,30 +36,20 @@ def tree_attention(
         return reference.tree_attention(query, key, value, plan, scale, window, softcap, sinks)
     if sinks is not None:
         raise TreebenchError("FlashInfer's custom masks know no attention sinks: use backend.ops=triton")
-    rows = zip(query, key, value, plan.visible_within(window), strict=True)
-    return torch.stack([_row(*row, scale, softcap) for row in rows])
-
-
-def _row(
-    query: Float[Tensor, "head query size"],
-    key: Float[Tensor, "kv_head slot size"],
-    value: Float[Tensor, "kv_head slot value_size"],
-    visible: Tensor,
-    scale: float,
-    softcap: float | None,
-) -> Float[Tensor, "head query value_size"]:
-    """FlashInfer takes queries token by token, and keys head by head where it is told so."""
-    tokens = query.transpose(0, 1).contiguous()
-    output = flashinfer.single_prefill_with_kv_cache(
-        tokens,
-        key.contiguous(),
-        value.contiguous(),
-        custom_mask=visible,
-        kv_layout="HND",
-        sm_scale=scale,
-        logits_soft_cap=softcap,
-    )
-    return output.transpose(0, 1)
+    rows = zip(query.transpose(1, 2), key, value, plan.visible_within(window), strict=True)
+    outputs = [
+        flashinfer.single_prefill_with_kv_cache(
+            tokens.contiguous(),
+            keys.contiguous(),
+            values.contiguous(),
+            custom_mask=visible,
+            kv_layout="HND",  # of the cache, head by head; queries and outputs go token by token
+            sm_scale=scale,
+            logits_soft_cap=softcap,
+        )
+        for tokens, keys, values, visible in rows
+    ]
+    return torch.stack(outputs).transpose(1, 2)
 
 
 def check_shapes(dtype: torch.dtype, head_size: int) -> None:

@@ -30,8 +30,9 @@ def create_ops(choice: str, device: torch.device) -> Ops:
         return HOST
     if choice == "auto":
         choice = "triton" if device.type == "cuda" else "torch"
-    make = {"torch": lambda device: TORCH, "triton": _triton_ops, "flashinfer": _flashinfer_ops}[choice]
-    return make(device)
+    if choice == "torch":
+        return TORCH
+    return _flashinfer_ops(device) if choice == "flashinfer" else _triton_ops(device)
 
 
 def _flashinfer_ops(device: torch.device) -> Ops:

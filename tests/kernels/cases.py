@@ -109,11 +109,18 @@ class AttentionCase:
 
     def expected(self) -> Tensor:
         """The reference in fp64; zeros stand where nothing is seen."""
-        dead = self.dead()
-        key, value = (tensor[:, :, : self.plan.used].double() for tensor in (self.key, self.value))
-        key, value = key.masked_fill(dead, 0.0), value.masked_fill(dead, 0.0)
+        key, value = (tensor.double() for tensor in self.clean())
         options = self.options | {"sinks": None if self.options["sinks"] is None else self.options["sinks"].double()}
         return TORCH.attention(self.query.double(), key, value, self.plan, **options)
+
+    def error(self, found: Tensor) -> float:
+        """The largest, at queries that stand for something."""
+        return float(((found.double() - self.expected()).abs() * self.live()).max())
+
+    def clean(self) -> tuple[Tensor, Tensor]:
+        """Keys and values of the used slots, with zeros where nobody looks."""
+        dead, used = self.dead(), self.plan.used
+        return self.key[:, :, :used].masked_fill(dead, 0.0), self.value[:, :, :used].masked_fill(dead, 0.0)
 
     def dead(self) -> Tensor:
         visible = self.plan.visible

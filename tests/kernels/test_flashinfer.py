@@ -47,15 +47,6 @@ def attention(monkeypatch):
     sys.modules.pop("backend.ops.flashinfer_attention", None)
 
 
-def without_dead_slots(case: AttentionCase) -> tuple[Tensor, Tensor]:
-    dead = case.dead()
-    return tuple(tensor[:, :, : case.plan.used].masked_fill(dead, 0.0) for tensor in (case.key, case.value))  # type: ignore[return-value]
-
-
-def error(case: AttentionCase, found: Tensor) -> float:
-    return float(((found.double() - case.expected()).abs() * case.live()).max())
-
-
 def cases(*options: str) -> list[AttentionCase]:
     """Without attention sinks, and with each of `options`."""
     found = [case for case in map(AttentionCase.random, range(60)) if case.options["sinks"] is None]
@@ -65,14 +56,14 @@ def cases(*options: str) -> list[AttentionCase]:
 @pytest.mark.parametrize("options", [(), ("window",), ("softcap",), ("window", "softcap")])
 def test_equals_the_reference(attention, options):
     for case in cases(*options):
-        found = attention.tree_attention(case.query, *without_dead_slots(case), case.plan, **case.options)
-        assert error(case, found) < BOUNDS[case.query.dtype]
+        found = attention.tree_attention(case.query, *case.clean(), case.plan, **case.options)
+        assert case.error(found) < BOUNDS[case.query.dtype]
 
 
 def test_attention_sinks_are_refused(attention):
     case = next(case for case in map(AttentionCase.random, range(60)) if case.options["sinks"] is not None)
     with pytest.raises(TreebenchError, match=r"know no attention sinks: use backend.ops=triton"):
-        attention.tree_attention(case.query, *without_dead_slots(case), case.plan, **case.options)
+        attention.tree_attention(case.query, *case.clean(), case.plan, **case.options)
 
 
 @pytest.mark.parametrize(("dtype", "size"), [(torch.float32, 64), (torch.bfloat16, 80)])
@@ -101,7 +92,7 @@ def test_our_kernel_agrees_with_it(dtype):
     shapes = [case for case in found if case.query.dtype == dtype and case.query.shape[3] in (64, 128, 256)]
     for case in shapes:
         plan, query = plan_on_device(case.plan), case.query.to(DEVICE)
-        key, value = (tensor.to(DEVICE) for tensor in without_dead_slots(case))
+        key, value = (tensor.to(DEVICE) for tensor in case.clean())
         both = [
             create_ops(name, DEVICE).attention(query, key, value, plan, **case.options)
             for name in ("triton", "flashinfer")
