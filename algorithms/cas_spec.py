@@ -121,7 +121,7 @@ class CasSpec(TreeAlgorithm):
         self.states = (self.states + [self._new_state() for _ in range(batch - len(self.states))])[:batch]
         self.latencies.begin(batch, sum(self.contexts) // batch)
         for state in self.states:
-            state.begin(self.latencies.costs.verify)
+            state.begin(self.latencies.costs)
 
     def _new_state(self) -> RowState:
         """A vertical cascade has the acceptance of the draft at its top."""
@@ -157,7 +157,7 @@ class CasSpec(TreeAlgorithm):
         state.offers = offers
         longest = min(self.max_length, self.max_nodes + 1 - state.num_nodes)
         configurations = [
-            Configuration(name, state.acceptance(name), self.latencies.curve(name, offers, longest))
+            Configuration(name, state.acceptance(name, leaf), self.latencies.curve(name, offers, longest))
             for name in self.members
             if offers or name != self.bottom
         ]

@@ -34,11 +34,13 @@ class Choice(NamedTuple):
 
 
 class Costs(NamedTuple):
-    """Seconds of verifying one node, of each further one, and of a token of the bottom draft."""
+    """Seconds of verifying the root, of each further node, of a token of the bottom draft, and of verifying further
+    nodes at all."""
 
     verify: float
     per_node: float
     bottom: float
+    further: float = 0.0
 
 
 class Policy(NamedTuple):
@@ -46,7 +48,8 @@ class Policy(NamedTuple):
 
     objective: `paper` is Eq. 5, whose cost leaves verification out; `ewif` maximises expected tokens over the time of
     the whole step, bonus token and verification included. threshold: `paper` stops where the bottom draft's ratio
-    times the leaf's probability falls below it (t_min); `ewif` asks the step's ratio to grow by more than this factor.
+    times the leaf's probability falls below it (t_min); `ewif` counts the time of drafting so many times, so that what
+    promises little more than it costs is left to drafts that cost nothing.
     tail: whether the token of the bottom draft that both objectives append counts always (`listed`) or only where the
     bottom draft offers one (`available`).
     """
@@ -66,10 +69,20 @@ class Policy(NamedTuple):
 
 @dataclass
 class Budget:
-    """A step so far: expected tokens (the bonus is one) and seconds, the root's verification among them."""
+    """A step so far: expected tokens (the bonus is one) and seconds, the root's verification among them.
+
+    `entry` is what the first drafted node adds to verification besides its own share.
+    """
 
     seconds: float
     expected: float = 1.0
+    entry: float = 0.0
+
+    def add(self, chance: float, seconds: float) -> None:
+        """A node that is reached with this probability and takes so long to verify."""
+        self.expected += chance
+        self.seconds += seconds + self.entry
+        self.entry = 0.0
 
     @property
     def ratio(self) -> float:
@@ -94,9 +107,10 @@ def choose(
         stop = bottom.first * reached * costs.verify < policy.threshold * costs.bottom
         choices = [] if stop else [_printed(c, k, tail, reached, costs) for c in configurations for k in _lengths(c)]
         return max(choices, key=lambda choice: choice.score, default=None)
-    choices = [_improvement(c, k, tail, reached, costs, budget) for c in configurations for k in _lengths(c)]
+    weight = policy.threshold
+    choices = [_improvement(c, k, tail, reached, costs, budget, weight) for c in configurations for k in _lengths(c)]
     best = max(choices, key=lambda choice: choice.score, default=None)
-    return best if best and best.score > policy.threshold * budget.ratio else None
+    return best if best and best.score > budget.ratio else None
 
 
 def _lengths(configuration: Configuration) -> range:
@@ -113,14 +127,20 @@ def _printed(configuration: Configuration, length: int, tail: float, reached: fl
 
 
 def _improvement(
-    configuration: Configuration, length: int, tail: float, reached: float, costs: Costs, budget: Budget
+    configuration: Configuration,
+    length: int,
+    tail: float,
+    reached: float,
+    costs: Costs,
+    budget: Budget,
+    weight: float,
 ) -> Choice:
     """Tokens per second of the step with this action in it, and with a token of the bottom draft behind it."""
     first, later = configuration.acceptance.first, configuration.acceptance.later
     gain = reached * first * geometric(later, length)
     behind = reached * first * later ** (length - 1) * tail
     drafting = configuration.seconds[length - 1]
-    seconds = drafting + length * costs.per_node
     appended = costs.bottom if tail else 0.0
-    score = (budget.expected + gain + behind) / (budget.seconds + seconds + appended)
+    seconds = weight * (drafting + appended) + length * costs.per_node + budget.entry
+    score = (budget.expected + gain + behind) / (budget.seconds + seconds)
     return Choice(configuration.name, length, score, gain, drafting)

@@ -84,7 +84,7 @@ class ChainDrafting:
     def _chances_of_row(self, row: int, nodes: list[int], probs: list[list[float]]) -> list[list[float | None]]:
         state, choice, shape = self.states[row], self.choices[row], self.shape
         assert choice is not None
-        acceptance = state.acceptance(choice.name)
+        acceptance = state.acceptance(choice.name, self.leaves[row])
         rate = acceptance.later if self.passes else acceptance.first
         room = shape.max_nodes + 1 - state.num_nodes
         least = state.budget.ratio * shape.node_seconds if shape.prune else 0.0
@@ -105,7 +105,8 @@ class ChainDrafting:
                 self._note_row(row, len(asked), children, chances[row])
 
     def _note_row(self, row: int, asked: int, children: list[list[int]], chances: list) -> None:
-        state = self.states[row]
+        state, choice = self.states[row], self.choices[row]
+        assert choice is not None
         frontier = []
         for place in range(asked):
             for rank, node in enumerate(children[place]):
@@ -113,6 +114,7 @@ class ChainDrafting:
                     chance = chances[place][rank]
                     state.add(node, chance, self.shape.node_seconds)
                     if rank == 0:
+                        state.authors[node] = state.shares[choice.name]
                         frontier.append(node)
                         self.chains[row] += [node] if place == 0 else []
                     else:

@@ -8,18 +8,21 @@ import numpy as np
 
 from backend.errors import TreebenchError
 
-FORGETTING = 0.98  # of the latency statistics, per observation: contexts grow and clocks change
 NOISE = 0.2  # relative error of one timing, by prior
 OUTLIER = 3.0  # a timing counts for at most so many times what was predicted
 
 
 @dataclass
 class Acceptance:
-    """How often a configuration's tokens are accepted, given that what they follow was: `first` of an action's first
-    token, `later` of each further one. Outcomes enter only where the ancestors were accepted."""
+    """How often a configuration's tokens are accepted, given that what they follow was: `first` where it takes over
+    from another, `later` behind a token of its own. Outcomes enter only where the ancestors were accepted."""
 
     first: float
     later: float
+
+    def behind_own(self) -> "Acceptance":
+        """Of an action that goes on where the configuration's last one ended."""
+        return Acceptance(self.later, self.later)
 
 
 class MovingAverage:
@@ -62,7 +65,7 @@ ESTIMATORS = {"ema": MovingAverage, "beta": BetaPosterior}
 
 class AcceptanceEstimator:
     """Estimates of one configuration. With `outcomes=first` (the paper) the first token of an action stands for all of
-    them; with `all` later tokens have an estimate of their own."""
+    them; with `all` tokens behind the configuration's own have an estimate of theirs."""
 
     def __init__(self, kind: str, outcomes: str, prior: float, decay: float, window: int) -> None:
         self._first = ESTIMATORS[kind](prior, decay, window)
@@ -73,11 +76,11 @@ class AcceptanceEstimator:
     def now(self) -> Acceptance:
         return Acceptance(_inside(self._first.mean), _inside(self._later.mean))
 
-    def learn(self, outcomes: Sequence[bool]) -> None:
-        """Of an action's tokens in order, up to the first that was refused."""
+    def learn(self, outcomes: Sequence[bool], behind_own: bool = False) -> None:
+        """Of an action's tokens in order, up to the first that was refused; `behind_own`: it went on with a chain."""
         if outcomes:
             self.used = True
-            self._first.add(outcomes[0])
+            (self._later if behind_own else self._first).add(outcomes[0])
             if self._later is not self._first:
                 for outcome in outcomes[1:]:
                     self._later.add(outcome)
@@ -105,6 +108,9 @@ def check_estimators(kind: str, outcomes: str) -> None:
 class Latency:
     """Bayesian linear regression of seconds on (1, batch, batch x new tokens, context), for one kind of forward.
 
+    Whether there is more than one token is a regressor of its own, which the paper does not have: a forward of one
+    row takes other kernels than one of several, and a line through both overrates what a further token takes.
+
     The prior says what it costs in target forwards, `base` for one token and `per_token` for each further one; `scale`
     turns that into seconds. Without `learn` the prior is all it knows, in target forwards.
     """
@@ -112,14 +118,16 @@ class Latency:
     base: float
     per_token: float
     learn: bool
-    precision: np.ndarray = field(default_factory=lambda: np.diag([1.0, 1.0, 1.0, 1e6]))
-    moment: np.ndarray = field(default_factory=lambda: np.zeros(4))
-    observed: np.ndarray = field(default_factory=lambda: np.zeros((4, 4)))
+    forgetting: float = 0.98  # of what was observed, per observation: contexts grow and clocks change
+    precision: np.ndarray = field(default_factory=lambda: np.diag([1.0, 1.0, 1.0, 1e6, 1.0]))
+    moment: np.ndarray = field(default_factory=lambda: np.zeros(5))
+    observed: np.ndarray = field(default_factory=lambda: np.zeros((5, 5)))
     _fitted: tuple[float, list[float]] | None = None
 
     def seconds(self, batch: int, tokens: int, context: int, scale: float) -> float:
         weights = self._weights(scale)
         predicted = weights[0] + batch * (weights[1] + tokens * weights[2]) + context * weights[3]
+        predicted += weights[4] * (tokens > 1)
         least = 0.1 * self.prior(batch, tokens) * scale
         return max(predicted, least)
 
@@ -129,17 +137,17 @@ class Latency:
     def add(self, batch: int, tokens: int, context: int, seconds: float, scale: float) -> None:
         if not self.learn:
             return
-        features = np.array([1.0, batch, batch * tokens, context])
+        features = np.array([1.0, batch, batch * tokens, context, tokens > 1])
         seconds = min(seconds, OUTLIER * self.seconds(batch, tokens, context, scale))
         weight = 1 / (NOISE * self.prior(batch, tokens)) ** 2
-        self.observed = FORGETTING * self.observed + weight * np.outer(features, features)
-        self.moment = FORGETTING * self.moment + weight * seconds * features
+        self.observed = self.forgetting * self.observed + weight * np.outer(features, features)
+        self.moment = self.forgetting * self.moment + weight * seconds * features
         self._fitted = None
 
     def _weights(self, scale: float) -> list[float]:
         """Posterior mean, in seconds; kept until something is learnt."""
         if self._fitted is None or self._fitted[0] != scale:
-            mean = np.array([self.base - self.per_token, 0.0, self.per_token, 0.0]) * scale
+            mean = np.array([self.base - self.per_token, 0.0, self.per_token, 0.0, 0.0]) * scale
             precision = self.precision / max(self.base, 0.01) ** 2
             solved = np.linalg.solve(precision + self.observed, precision @ mean + self.moment)
             self._fitted = (scale, solved.tolist())

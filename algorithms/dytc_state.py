@@ -11,6 +11,7 @@ from backend.errors import TreebenchError
 
 DEFAULT = "default"
 TIMINGS_FOR_SCALE = 20
+DRAFT_FORGETTING = 0.9  # a cascade's cost hangs on how often its bottom draft is right, which changes with the text
 
 
 class Prior(NamedTuple):
@@ -39,7 +40,11 @@ class Latencies:
     def __init__(self, priors: Mapping[str, Prior], learn: bool, node_cost: float) -> None:
         self.learn = learn
         self.bottom = list(priors)[-1]
-        self.drafting = {(n, offers): Latency(p.cost, p.cost, learn) for n, p in priors.items() for offers in (0, 1)}
+        self.drafting = {
+            (name, offers): Latency(prior.cost, prior.cost, learn, DRAFT_FORGETTING)
+            for name, prior in priors.items()
+            for offers in (0, 1)
+        }
         self.verifying = Latency(1.0, node_cost, learn)
         self.ratios: deque[float] = deque([1.0], maxlen=TIMINGS_FOR_SCALE)
         self.begin(1, 0)
@@ -49,8 +54,10 @@ class Latencies:
         self.batch, self.context = (batch, context) if self.learn else (1, 0)
         self.scale = median(self.ratios)
         self.curves: dict[tuple[str, bool], list[float]] = {}
-        one, two = (self._seconds(self.verifying, nodes) for nodes in (1, 2))
-        self.costs = Costs(one, max(two - one, 0.0), self.curve(self.bottom, True, 1)[0])
+        one, two, three = (self._seconds(self.verifying, nodes) for nodes in (1, 2, 3))
+        per_node = max(three - two, 0.0)
+        further = max(two - one - per_node, 0.0)
+        self.costs = Costs(one, per_node, self.curve(self.bottom, True, 1)[0], further)
 
     def curve(self, name: str, offers: bool, longest: int) -> list[float]:
         """Seconds of drafting 1, 2, ..., `longest` tokens."""
@@ -87,12 +94,13 @@ class RowState:
     def __init__(self, estimators: Mapping[str, AcceptanceEstimator], shares: Mapping[str, str]) -> None:
         self.estimators = estimators
         self.shares = shares  # whose estimate a configuration uses: a cascade that of the draft at its top
-        self.begin(1.0)
+        self.begin(Costs(1.0, 0.0, 0.0))
 
-    def begin(self, verify_seconds: float) -> None:
+    def begin(self, costs: Costs) -> None:
         self.reached = {0: 1.0}  # probability of each node
         self.open = {0: 1.0}
-        self.budget = Budget(verify_seconds)
+        self.authors: dict[int, str] = {}  # whose estimate each drafted first choice counts for
+        self.budget = Budget(costs.verify, entry=costs.further)
         self.actions: list[Action] = []
         self.offers = False  # whether the bottom draft has a token for the leaf at hand
         self.decisions, self.decision_seconds = 0, 0.0
@@ -104,11 +112,16 @@ class RowState:
     def add(self, node: int, chance: float, seconds: float) -> None:
         """A drafted node, reached with this probability, that takes so long to verify."""
         self.reached[node] = chance
-        self.budget.expected += chance
-        self.budget.seconds += seconds
+        self.budget.add(chance, seconds)
 
-    def acceptance(self, name: str) -> Acceptance:
-        return self.estimators[self.shares[name]].now
+    def acceptance(self, name: str, leaf: int = 0) -> Acceptance:
+        """Of what a configuration would draft behind a leaf."""
+        now = self.estimators[self.shares[name]].now
+        return now.behind_own() if self.continues(name, leaf) else now
+
+    def continues(self, name: str, leaf: int) -> bool:
+        """Whether the leaf is the configuration's own first choice."""
+        return self.authors.get(leaf) == self.shares[name]
 
     def best_leaf(self) -> int | None:
         return max(self.open, key=self.open.__getitem__, default=None)
@@ -128,6 +141,7 @@ class RowState:
             if action.leaf in accepted and action.chain:
                 hits = [node in accepted for node in action.chain]
                 known = hits.index(False) + 1 if False in hits else len(hits)
-                self.estimators[self.shares[action.name]].learn(hits[:known])
+                own = self.continues(action.name, action.leaf)
+                self.estimators[self.shares[action.name]].learn(hits[:known], own)
         for estimator in self.estimators.values():
             estimator.rest(idle_drift)
