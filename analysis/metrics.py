@@ -29,6 +29,16 @@ class Efficiency(NamedTuple):
     drafted_per_step: float  # root included
 
 
+class StepCost(NamedTuple):
+    """What a step costs, in plain decoding's steps of the same batch: speedup is the acceptance length over `step`."""
+
+    step: float
+    levels: float  # depth of the verified tree, on average; a drafter is asked about once per level
+    draft_level: float | None  # of the drafter, its forwards included; the papers' c. None: nothing was drafted
+    verify: float  # the target's forward and what leads to its logits
+    rest: float  # growing, accepting, committing
+
+
 class Calibration(NamedTuple):
     """Does a node come true as often as the drafter says? Of verified nodes whose parent was accepted."""
 
@@ -166,6 +176,17 @@ def stage_cost(record: RunRecord) -> dict[str, float]:
     if not record.tokens_per_second:
         return {}
     return {stage: share / record.tokens_per_second for stage, share in time_split(record).items()}
+
+
+def step_cost(record: RunRecord, counts: Table) -> StepCost | None:
+    """The timed pass's seconds, split as the pass with stage clocks says; None without either."""
+    split, weight = time_split(record), counts["steps"].to_numpy()
+    if not split or not record.speedup or not record.acceptance_length or not weight.sum():
+        return None
+    step = record.acceptance_length / record.speedup
+    levels = float(counts["depth"].to_numpy() @ weight / weight.sum())
+    draft, verify = split["draft"] * step, split["verify"] * step
+    return StepCost(step, levels, draft / levels if levels else None, verify, step - draft - verify)
 
 
 def share_of_bound(record: RunRecord) -> float | None:

@@ -13,6 +13,7 @@ from analysis.metrics import (
     oracle_length,
     share_of_bound,
     stage_cost,
+    step_cost,
     survival,
 )
 
@@ -32,7 +33,7 @@ def _row(point: Point, evidence: Evidence, with_trees: bool) -> dict[str, Any]:
     row = {"point": point.name, "algorithm": point.method, "task": record.task, "basis": record.basis}
     row |= {"share_of_bound": share_of_bound(record)}
     found = evidence.efficiency(point) or Efficiency(None, *[float("nan")] * 3)
-    row |= found._asdict() | _survivals(point, evidence)
+    row |= found._asdict() | _survivals(point, evidence) | _step_cost(point, evidence)
     row |= {f"{stage}_seconds_per_token": seconds for stage, seconds in stage_cost(record).items()}
     return row | (_tree_metrics(point, evidence) if with_trees else {})
 
@@ -41,6 +42,13 @@ def _survivals(point: Point, evidence: Evidence) -> dict[str, float]:
     counts = evidence.counts(point)
     shares = survival(counts).to_dict() if counts is not None else {}
     return {f"accepted_depth_{depth}": shares[depth] for depth in range(1, DEEPEST + 1) if depth in shares}
+
+
+def _step_cost(point: Point, evidence: Evidence) -> dict[str, float | None]:
+    """In plain decoding's steps."""
+    counts = evidence.counts(point)
+    cost = None if counts is None else step_cost(point.record, counts)
+    return {f"step_cost_{name}": value for name, value in cost._asdict().items()} if cost else {}
 
 
 def _tree_metrics(point: Point, evidence: Evidence) -> dict[str, float | None]:

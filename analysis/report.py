@@ -18,6 +18,7 @@ from rich.text import Text
 
 from analysis.axis_tables import files as axis_files
 from analysis.checks import EXPLANATION, checks_table
+from analysis.cost_table import cost_table_md
 from analysis.evidence import Evidence
 from analysis.figures import Drawing, drawings
 from analysis.load import Sweep, by_setting, load_sweep, merge_sweeps
@@ -42,6 +43,7 @@ Reads the point folders of SWEEP_DIR (run.json), prints algorithm x task, and wr
   index.html               everything in one page: overview, plots, drafted trees step by step, losslessness
   main_table.csv           one row per point, failed ones too; columns are the fields of run.json
   metrics.csv              per point: waste, acceptance by depth, calibration, distance to the best tree in hindsight
+  cost_table.md            where a speedup comes from: tokens per step, levels, cost of a draft level, of verifying
   main_table.md, .tex      the papers' table: speedup and acceptance length (tau) per task, best in bold
   *.svg, *.png, *.pdf      plots, one paper column wide: speedup and acceptance_length with 95 % intervals,
                            speedup_by_batch, pareto, time_split, acceptance_by_budget, cost_by_width, calibration,
@@ -144,6 +146,8 @@ def _tables(sweep: Sweep, evidence: Evidence) -> Iterator[tuple[str, bytes]]:
     yield "main_table.tex", latex(sweep, papers).encode()
     yield "main_table.html", html(sweep, papers).encode()
     yield "metrics.csv", metrics_csv(sweep.succeeded, evidence).encode()
+    if costs := cost_table_md(sweep, evidence):
+        yield "cost_table.md", costs.encode()
     for name, content in axis_files(sweep):
         yield name, content.encode()
 

@@ -13,7 +13,7 @@ from analysis.latex import PREAMBLE, latex_table
 from analysis.load import Point, Setting, Sweep, by_setting
 from analysis.paired import compare_points
 from analysis.remarks import WORSE, notes, percent, provenance, warnings
-from runners.records import SCALARS
+from runners.records import SCALARS, RunRecord
 
 MEAN = "mean"
 NO_FIGURE = "-"
@@ -133,7 +133,7 @@ def _details(point: Point) -> dict[str, str]:
         "algorithm": point.label,
         "task": record.task,
         "speedup": figure_text(record.speedup, "x"),
-        "95 % interval": _interval(record.speedup_low, record.speedup_high),
+        "95 % interval": interval(record),
         "tau": figure_text(record.acceptance_length),
         "tokens/s": figure_text(record.tokens_per_second, form=".1f"),
         "baseline": figure_text(record.baseline_tokens_per_second, form=".1f"),
@@ -141,7 +141,8 @@ def _details(point: Point) -> dict[str, str]:
     }
 
 
-def _interval(low: float | None, high: float | None) -> str:
+def interval(record: RunRecord) -> str:
+    low, high = record.speedup_low, record.speedup_high
     return NO_FIGURE if low is None or high is None else f"{low:.2f}-{high:.2f}"
 
 

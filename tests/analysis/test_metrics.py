@@ -7,6 +7,7 @@ from math import log
 import pandas
 import pytest
 
+from analysis.cost_table import EXPLANATION, cost_table_md
 from analysis.evidence import Evidence
 from analysis.load import load_sweep
 from analysis.metrics import (
@@ -19,6 +20,7 @@ from analysis.metrics import (
     oracle_length,
     share_of_bound,
     stage_cost,
+    step_cost,
     survival,
     time_split,
 )
@@ -104,6 +106,36 @@ def test_time_split_and_cost_per_token():
     assert stage_cost(record)["verify"] == pytest.approx(0.4 / 50)
     assert sum(stage_cost(record).values()) == pytest.approx(1 / 50)
     assert time_split(RECORD) == stage_cost(RECORD) == {}
+
+
+def test_step_cost():
+    """Tokens per step 1.7 at a speedup of 0.85: a step costs two plain ones. The tree of COUNTS is 2.5 levels deep."""
+    stages = {"draft": 1.0, "tree": 0.5, "verify": 2.0, "accept": 0.25, "commit": 0.25, "other": 1.0, "total": 5.0}
+    record = replace(RECORD, stage_seconds=stages, speedup=0.85, acceptance_length=1.7)
+    cost = step_cost(record, COUNTS)
+    assert cost is not None
+    assert cost == pytest.approx((2.0, 2.5, 0.4 / 2.5, 0.8, 0.8))
+    assert cost.levels * (cost.draft_level or 0) + cost.verify + cost.rest == pytest.approx(cost.step)
+    plain = step_cost(record, COUNTS.assign(depth=0))
+    assert plain is not None
+    assert plain.draft_level is None
+    assert step_cost(RECORD, COUNTS) is step_cost(record, COUNTS[:0]) is step_cost(replace(record, speedup=None), COUNTS)
+
+
+def test_the_table_of_costs(sweep_dir, add):
+    stages = {"draft": 1.0, "tree": 0.5, "verify": 2.0, "accept": 0.25, "commit": 0.25, "other": 1.0, "total": 5.0}
+    rows = [(0, step, 10, 3, 3, 2, 2 if step else 1) for step in range(4)]
+    steps = pandas.DataFrame(rows, columns=list(STEP_COLUMNS))
+    add(name="a", steps=steps, stage_seconds=stages, speedup=0.875, acceptance_length=1.75)
+    sweep = load_sweep(sweep_dir)
+    table = cost_table_md(sweep, Evidence(sweep.succeeded))
+    row = next(line for line in table.splitlines() if "humaneval" in line and line.startswith("|"))
+    cells = [cell.strip() for cell in row.strip("|").split("|")]
+    assert [cells[2], *cells[4:]] == ["0.88x", "1.75", "75.0%", "2.00", "2.0", "0.200", "0.80", "0.80"]
+    assert EXPLANATION.split(";")[0] in table
+    (sweep_dir / "a" / "steps.parquet").unlink()
+    sweep = load_sweep(sweep_dir)
+    assert cost_table_md(sweep, Evidence(sweep.succeeded)) == ""
 
 
 def test_share_of_bound():

@@ -1,0 +1,48 @@
+"""Where a speedup comes from, a line per point: tokens per step over what a step costs in steps of plain decoding."""
+
+import pandas
+
+from analysis.evidence import Evidence
+from analysis.load import Point, Sweep, by_setting
+from analysis.metrics import step_cost
+from analysis.remarks import percent, provenance
+from analysis.tables import escape_markdown, figure_text, interval, pipe_table
+
+EXPLANATION = (
+    "speedup = tau / step; step = levels x draft level + verify + rest, all in plain decoding's steps of the same "
+    "batch, from the pass with stage clocks. draft level: one question to the drafter (the papers' c). verify: the "
+    "target's forward over the tree. rest: growing, accepting, committing. first: share of steps whose first drafted "
+    "token was accepted, which an alternative beside it may be."
+)
+
+
+def cost_table_md(sweep: Sweep, evidence: Evidence) -> str:
+    """Empty where no point has stage clocks."""
+    parts = []
+    for setting, points in by_setting(sweep).items():
+        rows = [row for point in points if (row := _row(point, evidence))]
+        if rows:
+            footer = "\n".join(f"- {escape_markdown(line)}" for line in (*provenance(setting, points), EXPLANATION))
+            parts += [f"## {escape_markdown(str(setting))}", pipe_table(pandas.DataFrame(rows)), footer]
+    return "\n\n".join([f"# {escape_markdown(sweep.title)}: what a step costs", *parts]) + "\n" if parts else ""
+
+
+def _row(point: Point, evidence: Evidence) -> dict[str, str] | None:
+    record, counts = point.record, evidence.counts(point)
+    cost = None if counts is None else step_cost(record, counts)
+    if cost is None:
+        return None
+    accepted = counts["steps"][counts["emitted"] > 1].sum() / counts["steps"].sum()
+    return {
+        "algorithm": point.label,
+        "task": record.task,
+        "speedup": figure_text(record.speedup, "x"),
+        "95 % interval": interval(record),
+        "tau": figure_text(record.acceptance_length),
+        "first": percent(float(accepted)),
+        "step": figure_text(cost.step),
+        "levels": figure_text(cost.levels, form=".1f"),
+        "draft level": figure_text(cost.draft_level, form=".3f"),
+        "verify": figure_text(cost.verify),
+        "rest": figure_text(cost.rest),
+    }
