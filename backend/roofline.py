@@ -5,7 +5,7 @@ are in `conf/device/`. Times are projections and are always called so.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import MISSING, dataclass, fields
 from typing import Any
 
 import numpy as np
@@ -17,15 +17,18 @@ DTYPE_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 
 
 def _check_names(kind: type, options: Mapping[str, Any], where: str) -> None:
-    """TreebenchError names the first option that is missing or unknown."""
-    names = [field.name for field in fields(kind)]
+    """TreebenchError names the first option that is missing or unknown; what has a default is no option."""
+    names = [field.name for field in fields(kind) if field.default is MISSING]
     if wrong := sorted(set(names) ^ set(options)):
         raise TreebenchError(f"{where} takes {', '.join(names)}: check {wrong[0]!r}")
 
 
 @dataclass(frozen=True)
 class Shape:
-    """Sizes of a transformer decoder that decide its cost. A mixture of experts is not covered."""
+    """Sizes of a transformer decoder that decide its cost. A mixture of experts is not covered.
+
+    `compression`: bytes of its weights as they are stored, over their bytes in the dtype of the run.
+    """
 
     layers: int
     hidden: int
@@ -34,6 +37,7 @@ class Shape:
     kv_heads: int
     head_size: int
     vocabulary: int
+    compression: float = 1.0
 
     @classmethod
     def of_options(cls, options: Mapping[str, Any], where: str) -> "Shape":
@@ -127,14 +131,16 @@ class Roofline:
     def forward_seconds(self, shape: Shape, batch: int, width: Widths, context: int) -> Seconds:
         rows = batch * np.asarray(width, dtype=np.float64)
         attention = self._attention_seconds(shape, batch, rows, context)
-        layer = self._product_seconds(shape.layer_weights, rows, 2 * (shape.hidden + shape.intermediate)) + attention
-        head = self._product_seconds(shape.head_weights, rows, shape.hidden + shape.vocabulary)
+        values = 2 * (shape.hidden + shape.intermediate), shape.hidden + shape.vocabulary
+        layer = self._product_seconds(shape.layer_weights, shape.compression, rows, values[0]) + attention
+        head = self._product_seconds(shape.head_weights, shape.compression, rows, values[1])
         return shape.layers * (layer + self.device.launch_seconds) + head + self.device.launch_seconds
 
-    def _product_seconds(self, weights: int, rows: Seconds, values_per_row: int) -> Seconds:
-        """`values_per_row` are activations read and written."""
+    def _product_seconds(self, weights: int, compression: float, rows: Seconds, values_per_row: int) -> Seconds:
+        """`values_per_row` are activations read and written; products run in the dtype of the run."""
         tiled = np.ceil(rows / self.device.tile) * self.device.tile
-        return np.maximum(self._moving(weights + rows * values_per_row), self._computing(2.0 * weights * tiled))
+        moved = weights * compression + rows * values_per_row
+        return np.maximum(self._moving(moved), self._computing(2.0 * weights * tiled))
 
     def _attention_seconds(self, shape: Shape, batch: int, rows: Seconds, context: int) -> Seconds:
         cached = batch * context + rows

@@ -2,14 +2,17 @@
 
 import shlex
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
 from algorithms.base import Drafter
 from algorithms.registry import needs_costs
 from backend.costs import CostModel, read_table
+from backend.drafters.quantized import Part
+from backend.drafters.self_draft import SelfDraft
 from backend.errors import TreebenchError
 from backend.model import TreeModel
 from backend.placement import parallel_of
@@ -62,24 +65,46 @@ def cost_model(config: Mapping[str, Any], target: Target, drafter: Drafter | Non
 def _shapes(config: Mapping[str, Any], target: Target, drafter: Drafter | None) -> tuple[Shape, Shape | None]:
     """The configured shapes, or those of the models that run here."""
     if is_shape_only(config):
-        return Shape.of_options(config["shape"], "target.shape"), (
-            Shape.of_options(config["draft"], "target.draft") if config["draft"] else None
-        )
+        shape = Shape.of_options(config["shape"], "target.shape")
+        if isinstance(drafter, SelfDraft):
+            return shape, _of_self_draft(drafter, shape)
+        return shape, Shape.of_options(config["draft"], "target.draft") if config["draft"] else None
     assert isinstance(target, TreeModel)
     if drafter is not None and hasattr(drafter, "cache") and not isinstance(drafter, TreeModel):
         raise TreebenchError(
             f"what drafter {drafter.name} costs on another device cannot be told: choose a target with a "
             "`draft` shape, such as target=llama3_8b"
         )
-    return _shape_of(target), _shape_of(drafter) if isinstance(drafter, TreeModel) else None
+    shape = Shape.of_config(target.model.config)
+    if isinstance(drafter, SelfDraft):
+        return shape, _of_self_draft(drafter, shape)
+    return shape, Shape.of_config(drafter.model.config) if isinstance(drafter, TreeModel) else None
 
 
-def _shape_of(model: TreeModel) -> Shape:
-    """Skipped layers are not counted: there are as many as the linear modules in use have weights."""
-    linears = [module for module in model.model.modules() if isinstance(module, torch.nn.Linear)]
-    shape = Shape.of_config(model.model.config)
-    weights = sum(linear.weight.numel() for linear in linears) - shape.head_weights
-    return Shape.of_config(model.model.config, max(1, round(weights / shape.layer_weights)))
+def _of_self_draft(drafter: SelfDraft, shape: Shape) -> Shape:
+    """As large a part of the layers as it uses of its target's here, and weights as much smaller as they are here."""
+    whole, _ = _layers_and_head(drafter.target.model)
+    used, head = _layers_and_head(drafter.model)
+    numel, stored = used.numel + head.numel, used.stored_bytes + head.stored_bytes
+    layers = max(1, round(shape.layers * used.numel / whole.numel))
+    return replace(shape, layers=layers, compression=stored / (numel * drafter.target.model.dtype.itemsize))
+
+
+class _Weights(NamedTuple):
+    numel: int
+    stored_bytes: int | float
+
+
+def _layers_and_head(model: Any) -> tuple[_Weights, _Weights]:
+    """Of the linear modules in use; skipped ones are none of a view's."""
+    top, layers, head = model.get_output_embeddings(), [], []
+    for module in model.modules():
+        if isinstance(module, Part):
+            (head if module is top else layers).append((module.stored.numel, module.stored.bits / 8))
+        elif isinstance(module, torch.nn.Linear):
+            (head if module is top else layers).append((module.weight.numel(), module.weight.dtype.itemsize))
+    sums = [_Weights(sum(n for n, _ in part), sum(n * size for n, size in part)) for part in (layers, head)]
+    return sums[0], sums[1]
 
 
 def drafter_options(config: Mapping[str, Any]) -> dict[str, Any]:

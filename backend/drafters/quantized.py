@@ -5,6 +5,7 @@ Norms and embeddings stay as they are. The target keeps its weights, so that a d
 """
 
 from collections.abc import Callable, Iterator, Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -28,6 +29,8 @@ from backend.loading import LoadedModel
 from backend.model import TreeModel
 from backend.placement import is_sharded
 
+Bits = int | float
+SCALE_BITS = 16  # of a group's scale, and of its zero point
 Quantize = Callable[[Tensor, Tensor | None], Product]  # from a weight and a bias
 
 
@@ -38,7 +41,7 @@ def build_activation_quantized(
     """W8A8: weights per channel, activations per call (the kernel) or per token (`fake_quant`)."""
     _check_device(target, fake_quant)
     quantize = (lambda w, b: fake_product(w, b, 8, None, activations=True)) if fake_quant else int8_dynamic_product
-    return SelfDraft("activation_quantized", target, quantized(target.model, quantize, head, skip))
+    return SelfDraft("activation_quantized", target, quantized(target.model, quantize, 8, head, skip))
 
 
 @register("weight_quantized")
@@ -60,7 +63,8 @@ def build_weight_quantized(
             return fake_product(weight, bias, bits, group if bits == 4 else None, activations=False)
         return int8_weight_product(weight, bias) if bits == 8 else int4_weight_product(weight, bias, group)
 
-    return SelfDraft("weight_quantized", target, quantized(target.model, quantize, head, skip))
+    stored = bits if bits == 8 else bits + 2 * SCALE_BITS / group
+    return SelfDraft("weight_quantized", target, quantized(target.model, quantize, stored, head, skip))
 
 
 def _check_device(target: TreeModel, fake_quant: bool) -> None:
@@ -73,12 +77,13 @@ def _check_device(target: TreeModel, fake_quant: bool) -> None:
         )
 
 
-def quantized(model: PreTrainedModel, quantize: Quantize, head: bool, skip: SkipSet) -> PreTrainedModel:
-    """A view of the model whose decoder layers, and the language model head with `head`, multiply quantized weights."""
+def quantized(model: PreTrainedModel, quantize: Quantize, bits: Bits, head: bool, skip: SkipSet) -> PreTrainedModel:
+    """A view of the model whose decoder layers, and the language model head with `head`, multiply quantized weights,
+    `bits` of memory each."""
     replacements = skipped_modules(model, skip)
     for group in linear_groups(model, head):
         if not any(name.startswith(f"{path}.") for name in group for path in replacements):
-            replacements |= _replacements(model, group, quantize)
+            replacements |= _replacements(model, group, quantize, bits)
     return view(model, replacements)
 
 
@@ -108,13 +113,21 @@ def _alike(model: PreTrainedModel, names: Sequence[str]) -> bool:
     return len({getattr(model.get_submodule(name), "bias", None) is None for name in names}) == 1
 
 
-def _replacements(model: PreTrainedModel, names: Sequence[str], quantize: Quantize) -> dict[str, nn.Module]:
+def _replacements(model: PreTrainedModel, names: Sequence[str], quantize: Quantize, bits: Bits) -> dict[str, nn.Module]:
     linears = [model.get_submodule(name) for name in names]
     weights, biases = [m.weight.detach() for m in linears], [m.bias for m in linears]  # type: ignore[union-attr]
     with torch.inference_mode():
         product = quantize(torch.cat(weights), None if biases[0] is None else torch.cat(biases))  # type: ignore[arg-type]
     shared = SharedProduct(product, [weight.shape[0] for weight in weights])
-    return {name: Part(shared, index) for index, name in enumerate(names)}
+    stored = [StoredWeight(weight.numel(), bits) for weight in weights]
+    return {name: Part(shared, index, stored[index]) for index, name in enumerate(names)}
+
+
+class StoredWeight(NamedTuple):
+    """How much there is of a quantized matrix."""
+
+    numel: int
+    bits: Bits  # of memory per weight, scales included
 
 
 class SharedProduct:
@@ -139,8 +152,9 @@ class SharedProduct:
 class Part(nn.Module):
     """What stands in a quantized linear module's place."""
 
-    def __init__(self, shared: SharedProduct, index: int) -> None:
+    def __init__(self, shared: SharedProduct, index: int, stored: StoredWeight) -> None:
         super().__init__()
+        self.stored = stored
         self.shared = shared
         self.index = index
 

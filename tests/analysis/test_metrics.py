@@ -119,7 +119,9 @@ def test_step_cost():
     plain = step_cost(record, COUNTS.assign(depth=0))
     assert plain is not None
     assert plain.draft_level is None
-    assert step_cost(RECORD, COUNTS) is step_cost(record, COUNTS[:0]) is step_cost(replace(record, speedup=None), COUNTS)
+    assert (
+        step_cost(RECORD, COUNTS) is step_cost(record, COUNTS[:0]) is step_cost(replace(record, speedup=None), COUNTS)
+    )
 
 
 def test_the_table_of_costs(sweep_dir, add):

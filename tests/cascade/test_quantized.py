@@ -94,7 +94,7 @@ def test_a_quantized_view_is_close_to_the_model_and_leaves_it_alone(head):
     TreeModel(model)  # fused, as targets are
     model.set_attn_implementation("sdpa")
     before = model(TEXT, use_cache=False).logits
-    view = quantized(model, int8_dynamic_product, head, [])
+    view = quantized(model, int8_dynamic_product, 8, head, [])
     assert 1e-4 < relative_error(view(TEXT, use_cache=False).logits, before) < 0.1
     assert torch.equal(model(TEXT, use_cache=False).logits, before)
 
@@ -102,8 +102,8 @@ def test_a_quantized_view_is_close_to_the_model_and_leaves_it_alone(head):
 @torch.inference_mode()
 def test_quantized_and_skipped():
     model = tiny_llama()
-    skipping = quantized(model, int8_dynamic_product, True, [1, "2.mlp"])
-    whole = quantized(model, int8_dynamic_product, True, [])
+    skipping = quantized(model, int8_dynamic_product, 8, True, [1, "2.mlp"])
+    whole = quantized(model, int8_dynamic_product, 8, True, [])
     assert relative_error(skipping(TEXT, use_cache=False).logits, whole(TEXT, use_cache=False).logits) > 0.01
 
 

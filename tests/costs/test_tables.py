@@ -107,7 +107,8 @@ def test_other_options_missing_and_truncated_tables_are_refused(tmp_path):
 
 # --- the roofline -----------------------------------------------------------------------------------------------------
 
-SHAPE = Shape(layers=32, hidden=4096, intermediate=14336, heads=32, kv_heads=8, head_size=128, vocabulary=128256)
+SIZES = dict(layers=32, hidden=4096, intermediate=14336, heads=32, kv_heads=8, head_size=128, vocabulary=128256)
+SHAPE = Shape(**SIZES)
 DEVICE = Device(
     2e12, {"bfloat16": 300e12}, 1.0, 1.0, tile=16, launch_seconds=0.0, step_seconds=0.0, lookup_seconds=1e-5
 )
@@ -142,7 +143,7 @@ def test_many_tokens_take_the_time_to_multiply_in_whole_tiles():
     [
         (lambda: Roofline(DEVICE, "float32", SHAPE, None), "no figure for dtype float32"),
         (lambda: Shape.of_options({"layers": 1}, "target.shape"), "target.shape takes layers, hidden"),
-        (lambda: Shape.of_options({**vars(SHAPE), "heads": 0}, "target.shape"), "target.shape.heads is 0"),
+        (lambda: Shape.of_options({**SIZES, "heads": 0}, "target.shape"), "target.shape.heads is 0"),
         (lambda: Device.of_options({"bandwidth": 1.0}, "device.roofline"), "device.roofline takes bandwidth, flops"),
         (lambda: Device.of_options({**vars(DEVICE), "tile": -1}, "device.roofline"), "device.roofline.tile is -1"),
     ],
