@@ -117,7 +117,7 @@ class EagleHead(nn.Module):
         if drafted.shape[2] == vocab_size:
             return drafted
         everything = drafted.new_full((*drafted.shape[:2], vocab_size), -torch.inf)
-        return everything.index_copy_(2, self.draft_tokens, drafted)
+        return everything.scatter_(2, self.draft_tokens.expand_as(drafted), drafted)  # index_copy_ is slower on a CPU
 
 
 class Eagle3Head(EagleHead):
