@@ -107,10 +107,7 @@ def choose(
         stop = bottom.first * reached * costs.verify < policy.threshold * costs.bottom
         choices = [] if stop else [_printed(c, k, tail, reached, costs) for c in configurations for k in _lengths(c)]
         return max(choices, key=lambda choice: choice.score, default=None)
-    weight = policy.threshold
-    choices = [_improvement(c, k, tail, reached, costs, budget, weight) for c in configurations for k in _lengths(c)]
-    best = max(choices, key=lambda choice: choice.score, default=None)
-    return best if best and best.score > budget.ratio else None
+    return _best_improvement(policy, configurations, tail, reached, costs, budget)
 
 
 def _lengths(configuration: Configuration) -> range:
@@ -126,21 +123,28 @@ def _printed(configuration: Configuration, length: int, tail: float, reached: fl
     return Choice(configuration.name, length, (gain + alpha**length * tail) / cost, reached * gain, seconds)
 
 
-def _improvement(
-    configuration: Configuration,
-    length: int,
+def _best_improvement(
+    policy: Policy,
+    configurations: Sequence[Configuration],
     tail: float,
     reached: float,
     costs: Costs,
     budget: Budget,
-    weight: float,
-) -> Choice:
-    """Tokens per second of the step with this action in it, and with a token of the bottom draft behind it."""
-    first, later = configuration.acceptance.first, configuration.acceptance.later
-    gain = reached * first * geometric(later, length)
-    behind = reached * first * later ** (length - 1) * tail
-    drafting = configuration.seconds[length - 1]
-    appended = costs.bottom if tail else 0.0
-    seconds = weight * (drafting + appended) + length * costs.per_node + budget.entry
-    score = (budget.expected + gain + behind) / (budget.seconds + seconds)
-    return Choice(configuration.name, length, score, gain, drafting)
+) -> Choice | None:
+    """Most tokens per second of the step with the action in it, and with a token of the bottom draft behind it.
+
+    One pass over all lengths, as it is gone through several times per step.
+    """
+    best, best_score = None, budget.ratio
+    before = budget.seconds + budget.entry + policy.threshold * (costs.bottom if tail else 0.0)
+    for configuration in configurations:
+        later, gain = configuration.acceptance.later, 0.0
+        chance = reached * configuration.acceptance.first
+        for length, drafting in enumerate(configuration.seconds, 1):
+            gain += chance
+            seconds = before + policy.threshold * drafting + length * costs.per_node
+            score = (budget.expected + gain + chance * tail) / seconds
+            if score > best_score:
+                best, best_score = (configuration.name, length, score, gain, drafting), score
+            chance *= later
+    return Choice(*best) if best else None

@@ -10,9 +10,9 @@ from analysis.tables import escape_markdown, figure_text, interval, pipe_table
 
 EXPLANATION = (
     "speedup = tau / step; step = levels x draft level + verify + rest, all in plain decoding's steps of the same "
-    "batch, from the pass with stage clocks. draft level: one question to the drafter (the papers' c). verify: the "
-    "target's forward over the tree. rest: growing, accepting, committing. first: share of steps whose first drafted "
-    "token was accepted, which an alternative beside it may be."
+    "batch; the split is that of the few prompts that were decoded with stage clocks as well. draft level: one "
+    "question to the drafter (the papers' c). verify: the target's forward over the tree. rest: growing, accepting, "
+    "committing. first: share of steps whose first drafted token was accepted, or an alternative beside it."
 )
 
 

@@ -5,6 +5,7 @@ nodes) per configuration and step, to `SWEEP_DIR/report/traces-POINT.svg` and `.
 """
 
 import argparse
+import textwrap
 from pathlib import Path
 
 import matplotlib
@@ -18,10 +19,11 @@ from analysis.style import COLORS, COLUMN_WIDTH, STYLE
 from runners.store import read_steps, write_bytes
 
 FIGURES = {
-    "alpha": "estimated acceptance",
+    "alpha": "estimated\nacceptance",
     "c": "estimated cost\n(target forwards)",
     "nodes": "drafted nodes\nper step",
 }
+TITLE_WIDTH = 46  # characters
 SMOOTHING = 20  # steps in the moving mean of drafted nodes
 NOTHING_TO_DRAW, WRONG_USE = 1, 2
 
@@ -51,7 +53,7 @@ def draw_traces(steps: pandas.DataFrame, title: str) -> Figure:
             axes.set_ylabel(label)
             axes.set_ylim(bottom=0)
         panels[-1].set_xlabel("verification step")
-        figure.suptitle(title)
+        figure.suptitle("\n".join(textwrap.wrap(title.replace("-", "- "), TITLE_WIDTH)).replace("- ", "-"))
         figure.legend(*panels[-1].get_legend_handles_labels(), loc="outside lower center", ncols=3, handlelength=1)
     return figure
 
