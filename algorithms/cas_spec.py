@@ -21,7 +21,11 @@ from backend.random import RandomStream
 from backend.timing import Stopwatch
 from backend.tree import NO_NODE, Accepted, Draft, TokenTree
 
-CHOICES = {"alternatives": ("equal", "ranked"), "memory": ("run", "sequence"), "latency": ("learned", "prior")}
+CHOICES = {
+    "alternatives": ("equal", "ranked"),
+    "memory": ("run", "sequence"),
+    "latency": ("learned", "stepped", "prior"),
+}
 
 
 @register("cas_spec")
@@ -34,7 +38,7 @@ class CasSpec(TreeAlgorithm):
     as likely as the first child (`equal`, the printed listing) or by the draft's own probabilities (`ranked`). A leaf
     is handed out once, where the listing never closes one.
 
-    What is learnt is kept for the `run` (the paper) or the `sequence`. With `latency=learned` decisions follow the
+    What is learnt is kept for the `run` (the paper) or the `sequence`. Unless `latency=prior`, decisions follow the
     clock: greedy text does not depend on it, but sampled text is another draw from the same law in every run.
     """
 
@@ -73,7 +77,7 @@ class CasSpec(TreeAlgorithm):
         self.estimation = (estimator, outcomes, decay, window)
         self.idle_drift, self.memory = idle_drift, memory
         self.priors = checked_priors(priors, list(self.members))
-        self.latencies = Latencies(self.priors, latency == "learned", node_cost)
+        self.latencies = Latencies(self.priors, latency, node_cost)
         self.states: list[RowState] = []
         self.contexts: list[int] = []
         self.clock = Stopwatch(torch.device("cpu"))

@@ -108,7 +108,7 @@ def check_estimators(kind: str, outcomes: str) -> None:
 class Latency:
     """Bayesian linear regression of seconds on (1, batch, batch x new tokens, context), for one kind of forward.
 
-    Whether there is more than one token is a regressor of its own, which the paper does not have: a forward of one
+    `stepped` (not the paper's): whether there is more than one token is a regressor of its own, since a forward of one
     row takes other kernels than one of several, and a line through both overrates what a further token takes.
 
     The prior says what it costs in target forwards, `base` for one token and `per_token` for each further one; `scale`
@@ -118,6 +118,7 @@ class Latency:
     base: float
     per_token: float
     learn: bool
+    stepped: bool = False
     forgetting: float = 0.98  # of what was observed, per observation: contexts grow and clocks change
     precision: np.ndarray = field(default_factory=lambda: np.diag([1.0, 1.0, 1.0, 1e6, 1.0]))
     moment: np.ndarray = field(default_factory=lambda: np.zeros(5))
@@ -127,7 +128,7 @@ class Latency:
     def seconds(self, batch: int, tokens: int, context: int, scale: float) -> float:
         weights = self._weights(scale)
         predicted = weights[0] + batch * (weights[1] + tokens * weights[2]) + context * weights[3]
-        predicted += weights[4] * (tokens > 1)
+        predicted += weights[4] * (self.stepped and tokens > 1)
         least = 0.1 * self.prior(batch, tokens) * scale
         return max(predicted, least)
 
@@ -137,7 +138,7 @@ class Latency:
     def add(self, batch: int, tokens: int, context: int, seconds: float, scale: float) -> None:
         if not self.learn:
             return
-        features = np.array([1.0, batch, batch * tokens, context, tokens > 1])
+        features = np.array([1.0, batch, batch * tokens, context, self.stepped and tokens > 1])
         seconds = min(seconds, OUTLIER * self.seconds(batch, tokens, context, scale))
         weight = 1 / (NOISE * self.prior(batch, tokens)) ** 2
         self.observed = self.forgetting * self.observed + weight * np.outer(features, features)

@@ -37,15 +37,17 @@ class Latencies:
     """Predicted seconds of drafting and verifying. A cascade is another thing where its bottom draft has a token to
     offer and where it has not, so each configuration has a model for either case."""
 
-    def __init__(self, priors: Mapping[str, Prior], learn: bool, node_cost: float) -> None:
-        self.learn = learn
+    def __init__(self, priors: Mapping[str, Prior], latency: str, node_cost: float) -> None:
+        """`latency`: `learned`, `stepped` (see Latency; drafting is forgotten faster as well) or `prior`."""
+        self.learn, stepped = latency != "prior", latency == "stepped"
+        forgetting = {"forgetting": DRAFT_FORGETTING} if stepped else {}
         self.bottom = list(priors)[-1]
         self.drafting = {
-            (name, offers): Latency(prior.cost, prior.cost, learn, DRAFT_FORGETTING)
+            (name, offers): Latency(prior.cost, prior.cost, self.learn, stepped, **forgetting)
             for name, prior in priors.items()
             for offers in (0, 1)
         }
-        self.verifying = Latency(1.0, node_cost, learn)
+        self.verifying = Latency(1.0, node_cost, self.learn, stepped)
         self.ratios: deque[float] = deque([1.0], maxlen=TIMINGS_FOR_SCALE)
         self.begin(1, 0)
 

@@ -65,7 +65,7 @@ def test_a_draft_that_goes_on_with_its_own_chain_has_the_estimate_of_later_token
 
 def test_what_further_nodes_take_at_all_is_not_spread_over_them():
     """One row takes 40 ms, several take 50 ms and 0.5 ms each: a line through both would say 1 ms per node and more."""
-    latencies = Latencies(checked_priors({"default": [0.5, 0.4]}, ["a", "b"]), learn=True, node_cost=0.03)
+    latencies = Latencies(checked_priors({"default": [0.5, 0.4]}, ["a", "b"]), "stepped", node_cost=0.03)
     for step in range(80):
         latencies.begin(1, 100)
         nodes = (1, 4, 8, 12)[step % 4]
@@ -96,7 +96,7 @@ def test_latency_learns_a_line_and_survives_an_outlier():
 
 
 def test_costs_scale_with_what_verification_takes():
-    latencies = Latencies(checked_priors({"default": [0.5, 0.4]}, ["a", "b"]), learn=True, node_cost=0.1)
+    latencies = Latencies(checked_priors({"default": [0.5, 0.4]}, ["a", "b"]), "learned", node_cost=0.1)
     for _ in range(30):
         latencies.begin(1, 100)
         latencies.verified(11, 0.08)
