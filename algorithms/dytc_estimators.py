@@ -8,6 +8,7 @@ import numpy as np
 
 from backend.errors import TreebenchError
 
+FORGETTING = 0.98  # of the latency statistics, per observation: contexts grow and clocks change
 NOISE = 0.2  # relative error of one timing, by prior
 OUTLIER = 3.0  # a timing counts for at most so many times what was predicted
 
@@ -119,7 +120,7 @@ class Latency:
     per_token: float
     learn: bool
     stepped: bool = False
-    forgetting: float = 0.98  # of what was observed, per observation: contexts grow and clocks change
+    forgetting: float = FORGETTING
     precision: np.ndarray = field(default_factory=lambda: np.diag([1.0, 1.0, 1.0, 1e6, 1.0]))
     moment: np.ndarray = field(default_factory=lambda: np.zeros(5))
     observed: np.ndarray = field(default_factory=lambda: np.zeros((5, 5)))

@@ -6,7 +6,7 @@ from statistics import median
 from typing import NamedTuple
 
 from algorithms.dytc import Budget, Costs
-from algorithms.dytc_estimators import Acceptance, AcceptanceEstimator, Latency
+from algorithms.dytc_estimators import FORGETTING, Acceptance, AcceptanceEstimator, Latency
 from backend.errors import TreebenchError
 
 DEFAULT = "default"
@@ -40,10 +40,10 @@ class Latencies:
     def __init__(self, priors: Mapping[str, Prior], latency: str, node_cost: float) -> None:
         """`latency`: `learned`, `stepped` (see Latency; drafting is forgotten faster as well) or `prior`."""
         self.learn, stepped = latency != "prior", latency == "stepped"
-        forgetting = {"forgetting": DRAFT_FORGETTING} if stepped else {}
+        forgetting = DRAFT_FORGETTING if stepped else FORGETTING
         self.bottom = list(priors)[-1]
         self.drafting = {
-            (name, offers): Latency(prior.cost, prior.cost, self.learn, stepped, **forgetting)
+            (name, offers): Latency(prior.cost, prior.cost, self.learn, stepped, forgetting)
             for name, prior in priors.items()
             for offers in (0, 1)
         }

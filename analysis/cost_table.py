@@ -29,8 +29,7 @@ def cost_table_md(sweep: Sweep, evidence: Evidence) -> str:
 
 def _row(point: Point, evidence: Evidence) -> dict[str, str] | None:
     record, counts = point.record, evidence.counts(point)
-    cost = None if counts is None else step_cost(record, counts)
-    if cost is None:
+    if counts is None or (cost := step_cost(record, counts)) is None:
         return None
     accepted = counts["steps"][counts["emitted"] > 1].sum() / counts["steps"].sum()
     return {
