@@ -9,7 +9,7 @@ import pandas
 from analysis.latex import PREAMBLE, latex_table
 from analysis.load import Point, Setting, Sweep, by_setting
 from analysis.remarks import provenance
-from analysis.tables import FIGURES, escape_markdown, figure_text, flat, html_bold, html_table, pipe_table
+from analysis.tables import FIGURES, bullets, escape_markdown, figure_text, flat, html_bold, html_table, pipe_table
 
 AXES = {"batch": "batch_size", "temperature": "temperature", "hardware": "machine", "target": "target"}
 NAMES = {"batch": "batch size", "temperature": "temperature", "hardware": "device", "target": "target"}
@@ -98,9 +98,8 @@ def files(sweep: Sweep) -> Iterator[tuple[str, str]]:
 
 
 def _markdown(table: AxisTable) -> str:
-    lines = "\n".join(f"- {escape_markdown(line)}" for line in footer(table))
     body = pipe_table(flat(cells(table, lambda text: f"**{text}**")))
-    return f"## {escape_markdown(table.title)}\n\n{body}\n\n{lines}"
+    return f"## {escape_markdown(table.title)}\n\n{body}\n\n{bullets(footer(table))}"
 
 
 def _latex(table: AxisTable, number: int) -> str:

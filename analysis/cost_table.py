@@ -4,9 +4,9 @@ import pandas
 
 from analysis.evidence import Evidence
 from analysis.load import Point, Sweep, by_setting
-from analysis.metrics import step_cost
+from analysis.metrics import survival
 from analysis.remarks import percent, provenance
-from analysis.tables import escape_markdown, figure_text, interval, pipe_table
+from analysis.tables import bullets, escape_markdown, figure_text, headline, pipe_table
 
 EXPLANATION = (
     "speedup = tau / step; step = levels x draft level + verify + rest, all in plain decoding's steps of the same "
@@ -22,23 +22,17 @@ def cost_table_md(sweep: Sweep, evidence: Evidence) -> str:
     for setting, points in by_setting(sweep).items():
         rows = [row for point in points if (row := _row(point, evidence))]
         if rows:
-            footer = "\n".join(f"- {escape_markdown(line)}" for line in (*provenance(setting, points), EXPLANATION))
+            footer = bullets((*provenance(setting, points), EXPLANATION))
             parts += [f"## {escape_markdown(str(setting))}", pipe_table(pandas.DataFrame(rows)), footer]
     return "\n\n".join([f"# {escape_markdown(sweep.title)}: what a step costs", *parts]) + "\n" if parts else ""
 
 
 def _row(point: Point, evidence: Evidence) -> dict[str, str] | None:
-    record, counts = point.record, evidence.counts(point)
-    if counts is None or (cost := step_cost(record, counts)) is None:
+    cost = evidence.step_cost(point)
+    if cost is None:
         return None
-    accepted = counts["steps"][counts["emitted"] > 1].sum() / counts["steps"].sum()
-    return {
-        "algorithm": point.label,
-        "task": record.task,
-        "speedup": figure_text(record.speedup, "x"),
-        "95 % interval": interval(record),
-        "tau": figure_text(record.acceptance_length),
-        "first": percent(float(accepted)),
+    return headline(point) | {
+        "first": percent(survival(evidence.counts(point)).get(1, 0.0)),
         "step": figure_text(cost.step),
         "levels": figure_text(cost.levels, form=".1f"),
         "draft level": figure_text(cost.draft_level, form=".3f"),

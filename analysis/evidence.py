@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 
 from analysis.inspector import read_trees
 from analysis.load import Point
-from analysis.metrics import STEP_COUNTS, STEP_KEY, Efficiency, Table, efficiency, located
+from analysis.metrics import STEP_COUNTS, STEP_KEY, Efficiency, StepCost, Table, efficiency, located, step_cost
 from runners.records import STEP_COLUMNS
 from runners.store import STEPS_FILE, read_steps
 
@@ -37,6 +37,10 @@ class Evidence:
     def efficiency(self, point: Point) -> Efficiency | None:
         counts = self.counts(point)
         return None if counts is None else efficiency(counts)
+
+    def step_cost(self, point: Point) -> StepCost | None:
+        counts = self.counts(point)
+        return None if counts is None else step_cost(point.record, counts)
 
     def nodes(self, points: Iterable[Point]) -> Table | None:
         """The located nodes of all these points, their sequences numbered apart."""

@@ -13,7 +13,6 @@ from analysis.metrics import (
     oracle_length,
     share_of_bound,
     stage_cost,
-    step_cost,
     survival,
 )
 
@@ -46,8 +45,7 @@ def _survivals(point: Point, evidence: Evidence) -> dict[str, float]:
 
 def _step_cost(point: Point, evidence: Evidence) -> dict[str, float | None]:
     """In plain decoding's steps."""
-    counts = evidence.counts(point)
-    cost = None if counts is None else step_cost(point.record, counts)
+    cost = evidence.step_cost(point)
     return {f"step_cost_{name}": value for name, value in cost._asdict().items()} if cost else {}
 
 

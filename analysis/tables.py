@@ -1,7 +1,7 @@
 """A sweep's tables: every point as CSV, and the papers' table (speedup and tau per task) in Markdown and LaTeX."""
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from html import escape
 from statistics import fmean
 from typing import NamedTuple
@@ -13,7 +13,7 @@ from analysis.latex import PREAMBLE, latex_table
 from analysis.load import Point, Setting, Sweep, by_setting
 from analysis.paired import compare_points
 from analysis.remarks import WORSE, notes, percent, provenance, warnings
-from runners.records import SCALARS, RunRecord
+from runners.records import SCALARS
 
 MEAN = "mean"
 NO_FIGURE = "-"
@@ -127,22 +127,28 @@ def detail_table(points: list[Point]) -> pandas.DataFrame:
     return pandas.DataFrame([_details(point) for point in points])
 
 
-def _details(point: Point) -> dict[str, str]:
+def headline(point: Point) -> dict[str, str]:
+    """The first cells of a line per point."""
     record = point.record
     return {
         "algorithm": point.label,
         "task": record.task,
         "speedup": figure_text(record.speedup, "x"),
-        "95 % interval": interval(record),
+        "95 % interval": _interval(record.speedup_low, record.speedup_high),
         "tau": figure_text(record.acceptance_length),
+    }
+
+
+def _details(point: Point) -> dict[str, str]:
+    record = point.record
+    return headline(point) | {
         "tokens/s": figure_text(record.tokens_per_second, form=".1f"),
         "baseline": figure_text(record.baseline_tokens_per_second, form=".1f"),
         "identical": percent(record.identical_rate),
     }
 
 
-def interval(record: RunRecord) -> str:
-    low, high = record.speedup_low, record.speedup_high
+def _interval(low: float | None, high: float | None) -> str:
     return NO_FIGURE if low is None or high is None else f"{low:.2f}-{high:.2f}"
 
 
@@ -163,10 +169,13 @@ def markdown(sweep: Sweep, papers: list[PaperTable]) -> str:
 def _markdown_setting(paper: PaperTable) -> str:
     setting, points, _ = paper
     cells = flat(paper.cells(lambda text: f"**{text}**"))
-    footer = [f"- {escape_markdown(line)}" for line in (*provenance(setting, points), EXPLANATION)]
     heading = f"## {escape_markdown(str(setting))}"
     tables = [pipe_table(table) for table in (cells, detail_table(points), checks_table(points))]
-    return "\n\n".join([heading, *tables, "\n".join(footer)])
+    return "\n\n".join([heading, *tables, bullets((*provenance(setting, points), EXPLANATION))])
+
+
+def bullets(lines: Iterable[str]) -> str:
+    return "\n".join(f"- {escape_markdown(line)}" for line in lines)
 
 
 def pipe_table(cells: pandas.DataFrame) -> str:
