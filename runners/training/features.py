@@ -14,6 +14,7 @@ from backend.memory import keep_freed_memory
 from backend.model import TreeModel
 from runners.training.corpus import Corpus, load_corpus
 
+GROUP = 16  # batches whose features are kept for further passes
 BUCKET = 64  # batches that are sorted by length together, so that little is padding
 
 
@@ -53,15 +54,36 @@ class FeatureStream(IterableDataset):
         self.config, self.layers, self.start = config, layers, start
 
     def __iter__(self) -> Iterator[Batch]:
-        torch.set_num_threads(self.config["training"]["threads"])
+        settings = self.config["training"]
+        torch.set_num_threads(settings["threads"])
         keep_freed_memory()
         loaded = load_target(self.config["target"], self.config["dtype"], self.config["device"]["torch_device"])
         corpus = load_corpus(self.config["training"]["corpus"], loaded.tokenizer)
         extract = FeatureExtractor(TreeModel(loaded.model), self.layers)
-        order = batches(corpus, self.config["training"]["batch_size"], self.config["seed"], self.start)
         worker = get_worker_info()
-        for indices in islice(order, worker.id, None, worker.num_workers) if worker else order:
-            yield extract([corpus.window(index) for index in indices])
+        lanes, own = (worker.num_workers, worker.id) if worker else (1, 0)
+        kept: dict[int, Batch] = {}
+        first, lane = divmod(self.start + own, lanes)
+        for number in visits(lane, lanes, settings["passes"], first):
+            kept = {other: batch for other, batch in kept.items() if other // lanes // GROUP == number // lanes // GROUP}
+            if number not in kept:
+                indices = next(batches(corpus, settings["batch_size"], self.config["seed"], number))
+                kept[number] = extract([corpus.window(index) for index in indices])
+            yield kept[number]
+
+
+def visits(lane: int, lanes: int, passes: int, start: int) -> Iterator[int]:
+    """Numbers of the batches that one of `lanes` processes gives, from its `start`-th on: its own groups of `GROUP`
+    batches, each visited `passes` times in an order of its own, so that a target's forward serves several steps.
+    """
+    while True:
+        group, place = divmod(start, GROUP * passes)
+        seeded = torch.Generator().manual_seed(group)
+        again = [torch.randperm(GROUP, generator=seeded) for _ in range(passes - 1)]
+        order = torch.cat([torch.arange(GROUP), *again])
+        for index in order[place:].tolist():
+            yield (group * GROUP + index) * lanes + lane
+        start += len(order) - place
 
 
 def loader(stream: FeatureStream) -> DataLoader[Batch]:

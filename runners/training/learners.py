@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import LlamaConfig, LlamaForCausalLM
 
@@ -16,6 +17,7 @@ from runners.training.corpus import Corpus, frequent_tokens
 from runners.training.distillation import distillation
 from runners.training.features import Batch
 from runners.training.fitting import feature_scale, fit_fusion, start_eagle1, start_eagle3, stream_size, use_tokens
+from runners.training.sampled_softmax import SampledSoftmax
 from runners.training.unroll import StepResult, chosen_rows, unroll
 
 
@@ -142,12 +144,17 @@ class LanguageModelLearner(Learner):
         self.tokenizer = loaded.tokenizer
         self.teacher = target.get_output_embeddings().weight
         self.module = self.model
+        vocab_size = target.config.vocab_size
+        always = frequent_tokens(corpus, settings["softmax_frequent"], loaded.eos_token_ids, vocab_size)
+        self.softmax = SampledSoftmax(always, vocab_size, settings["softmax_sampled"])
 
     def steps(self, batch: Batch, generator: torch.Generator, whole: bool) -> list[StepResult]:
         hidden = self.model.model(input_ids=batch.tokens).last_hidden_state
         real = torch.arange(batch.tokens.shape[1]) < batch.lengths[:, None]
-        wanted = torch.nn.functional.linear(batch.final[real], self.teacher)
-        loss, agrees = distillation(self.model.lm_head(hidden[real]), wanted)
+        tokens, shift = self.softmax.whole() if whole else self.softmax.draw(generator)
+        said = F.linear(hidden[real], self.model.lm_head.weight[tokens])
+        wanted = F.linear(batch.final[real], self.teacher[tokens])
+        loss, agrees = distillation(said + shift.to(said.dtype), wanted + shift.to(wanted.dtype))
         return [StepResult(loss.mean(), torch.zeros_like(real).masked_scatter(real, agrees), real)]
 
     def export(self, folder: Path, weights: Mapping[str, Tensor]) -> None:

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from runners.training.distillation import ROWS, distillation
+from runners.training.sampled_softmax import SampledSoftmax
 
 
 @pytest.mark.parametrize("rows", [1, ROWS, 2 * ROWS + 3])
@@ -28,3 +29,24 @@ def test_rows_in_bf16_give_a_loss_in_fp32():
     loss.sum().backward()
     assert logits.grad is not None
     assert logits.grad.dtype == torch.bfloat16
+
+
+def test_a_sampled_softmax_sums_to_the_whole_one_on_average():
+    generator = torch.Generator().manual_seed(0)
+    logits = torch.randn(50, generator=generator)
+    softmax = SampledSoftmax(torch.tensor([3, 7, 40]), vocab_size=50, sampled=5)
+    sums = []
+    for _ in range(4000):
+        tokens, shift = softmax.draw(generator)
+        assert len(set(tokens.tolist())) == 8
+        assert tokens[:3].tolist() == [3, 7, 40]
+        sums.append(float((logits[tokens] + shift).exp().sum()))
+    assert torch.tensor(sums).mean() == pytest.approx(float(logits.exp().sum()), rel=0.02)
+
+
+@pytest.mark.parametrize("sampled", [47, 1000])
+def test_sampling_all_tokens_is_the_whole_softmax(sampled):
+    softmax = SampledSoftmax(torch.tensor([3, 7, 40]), vocab_size=50, sampled=sampled)
+    for tokens, shift in (softmax.whole(), softmax.draw(torch.Generator().manual_seed(1))):
+        assert sorted(tokens.tolist()) == list(range(50))
+        assert shift.eq(0).all()

@@ -19,7 +19,7 @@ from backend.heads import Eagle3Head, Rows, causal
 from backend.loading import load_model
 from backend.model import TreeModel
 from runners.training.corpus import Corpus, load_corpus
-from runners.training.features import Batch, FeatureExtractor, batches
+from runners.training.features import GROUP, Batch, FeatureExtractor, batches, visits
 from runners.training.learners import HeadLearner, LanguageModelLearner
 from runners.training.loop import Trainer
 from runners.training.unroll import chosen_rows, unroll
@@ -53,6 +53,9 @@ SETTINGS: dict[str, Any] = {
     "intermediate_size": 32,
     "num_layers": 1,
     "num_heads": 2,
+    "softmax_frequent": 16,
+    "softmax_sampled": 4096,
+    "passes": 1,
 }
 
 
@@ -212,3 +215,19 @@ def test_training_survives_kill_9(world, tmp_path):
     killed.wait()
     subprocess.run([*command, f"output={tmp_path / 'killed'}"], check=True, capture_output=True)
     assert curve(tmp_path / "killed") == curve(tmp_path / "whole")
+
+
+@pytest.mark.parametrize("lanes", [1, 2])
+def test_every_batch_is_visited_once_in_each_pass_and_a_later_start_changes_nothing(lanes):
+    order = list(islice(visits(lanes - 1, lanes, 3, 0), 2 * 3 * GROUP))
+    for group in range(2):
+        own = order[group * 3 * GROUP : (group + 1) * 3 * GROUP]
+        numbers = [(group * GROUP + index) * lanes + lanes - 1 for index in range(GROUP)]
+        assert own[:GROUP] == numbers  # fresh text first
+        assert sorted(own) == sorted(numbers * 3)
+    for start in (1, GROUP, 3 * GROUP + 5):
+        assert list(islice(visits(lanes - 1, lanes, 3, start), 20)) == order[start : start + 20]
+
+
+def test_one_pass_is_the_order_of_the_text():
+    assert list(islice(visits(1, 2, 1, 3), 40)) == list(range(7, 87, 2))
