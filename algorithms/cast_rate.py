@@ -13,7 +13,6 @@ from algorithms.base import Drafter
 from algorithms.confidence import Calibration
 from algorithms.cost_aware import CostAware, Counts, Floats, Layer, pooled_order
 from algorithms.growth import Growth
-from algorithms.prices import on_host
 from algorithms.registry import register
 from backend.costs import CostModel
 from backend.errors import TreebenchError
@@ -79,10 +78,10 @@ class CastRate(CostAware):
         return drafts | explores
 
     def path_values(self, growth: Growth, values: list[Floats], first: int) -> Floats:
-        parents, log_probs = (on_host(x[:, first:]) for x in (growth.tree.parents, growth.tree.log_probs))
-        rows = np.arange(len(parents))[:, None]
-        reached = np.concatenate(values, 1)[rows, np.maximum(parents, 0)]
-        return reached * self.calibration.corrected(log_probs, len(values))
+        builder, new = growth.builder, slice(first, growth.builder.num_nodes)
+        parents = np.maximum(builder.parents[:, new], 0)
+        reached = np.concatenate(values, 1)[builder.rows, parents]
+        return reached * self.calibration.corrected(builder.log_probs[:, new], len(values))
 
     def keep(self, layer: Layer, values: list[Floats], depth: int) -> tuple[Counts, NDArray[np.bool_]]:
         utility = layer.utility[:, : self.width]

@@ -3,17 +3,17 @@
 from collections.abc import Sequence
 
 import numpy as np
+from jaxtyping import Float
 from numpy.typing import NDArray
 
-from algorithms.prices import on_host
-from backend.tree import NO_NODE, Accepted, Draft
+from backend.tree import NO_NODE, Accepted, Draft, on_host
 
 Floats = NDArray[np.float64]
 BINS = 12  # of a draft probability p: bin b holds 2^-(b + 1) < p <= 2^-b, the last one all below
 
 
-def bins_of(log_probs: Floats) -> NDArray[np.int64]:
-    return np.clip(np.floor(-np.maximum(log_probs, -99.0) / np.log(2.0)), 0, BINS - 1).astype(np.int64)
+def bins_of(log_probs: Float[np.ndarray, "..."]) -> NDArray[np.int64]:
+    return np.minimum(log_probs * (-1 / np.log(2.0)), BINS - 1).astype(np.int64)
 
 
 class Calibration:
@@ -39,11 +39,11 @@ class Calibration:
     def _update(self) -> None:
         self.ratios = (self.accepted + self.strength * self.prior) / (self.expected + self.strength)
 
-    def corrected(self, log_probs: Floats, depth: int) -> Floats:
+    def corrected(self, log_probs: Float[np.ndarray, "row node"], depth: int) -> Floats:
         """Chances of nodes of one depth (1: below the root), given that their parents were accepted."""
-        groups = np.arange(len(log_probs))[:, None] if len(self.ratios) > 1 else 0
-        ratios = self.ratios[groups, min(depth, len(self.prior)) - 1, bins_of(log_probs)]
-        return np.minimum(1.0, np.exp(log_probs) * ratios)
+        of_depth, bins = self.ratios[:, min(depth, len(self.prior)) - 1], bins_of(log_probs)
+        ratios = of_depth[0][bins] if len(of_depth) == 1 else np.take_along_axis(of_depth, bins, 1)
+        return np.minimum(1.0, np.exp(log_probs, dtype=np.float64) * ratios)
 
     def learn(self, draft: Draft, accepted: Accepted) -> None:
         """Count what was verified below an accepted node; finished rows say nothing."""
@@ -59,6 +59,6 @@ class Calibration:
         rows, tried = rows[below], tried[below]
         group = rows if len(self.ratios) > 1 else np.zeros_like(rows)
         cell = (group, np.minimum(depths[rows, tried], len(self.prior)) - 1, bins_of(log_probs[rows, tried]))
-        np.add.at(self.expected, cell, np.exp(log_probs[rows, tried]))
+        np.add.at(self.expected, cell, np.exp(log_probs[rows, tried], dtype=np.float64))
         np.add.at(self.accepted, cell, on_path[rows, tried].astype(float))
         self._update()

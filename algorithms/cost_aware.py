@@ -11,7 +11,7 @@ from torch import Tensor
 
 from algorithms.base import Drafter, TreeAlgorithm
 from algorithms.growth import Children, Growth
-from algorithms.prices import Prices, Sequences, on_host
+from algorithms.prices import Prices, Sequences
 from backend.costs import CostModel
 from backend.errors import TreebenchError
 from backend.random import RandomStream
@@ -80,7 +80,7 @@ class CostAware(TreeAlgorithm):
         values, self.spent, self.expanded = [np.ones((batch, 1))], 0.0, 0
         frontier = self._roots(self.begin(batch), growth.root)
         for depth in range(1, self.max_depth + 1):
-            first = growth.tree.num_nodes
+            first = growth.builder.num_nodes
             if not growth.expand(frontier, self.width).shape[1]:
                 break
             self._pay(batch, frontier.shape[1])
@@ -89,7 +89,7 @@ class CostAware(TreeAlgorithm):
             kept, deeper = self.keep(layer, values, depth)
             if depth == self.max_depth or not deeper.any():
                 break
-            frontier = self._best(layer, np.where(deeper, kept, 0), tree.tokens)
+            frontier = self._best(layer, kept * deeper)
         return growth.draft(self._verified(np.concatenate(values, 1), growth))
 
     def observe(self, draft: Draft, accepted: Accepted) -> None:
@@ -114,15 +114,16 @@ class CostAware(TreeAlgorithm):
 
     def path_values(self, growth: Growth, values: list[Floats], first: int) -> Floats:
         """Probability that decoding gets to each node from `first` on; `values` has those of the nodes before."""
-        return np.exp(on_host(growth.tree.path_log_probs[:, first:]))
+        builder = growth.builder
+        return np.exp(builder.path_log_probs[:, first : builder.num_nodes], dtype=np.float64)
 
     def most(self, batch: int) -> int:
         """Nodes below the root that may be verified per row."""
         return max(1, min(self.budget, self.batch_budget // batch - 1))
 
     def _layer(self, values: Floats, first: int) -> Layer:
-        order = np.argsort(-values, axis=1, kind="stable")
-        ordered = values[np.arange(len(values))[:, None], order]
+        order = (-values).argsort(1, kind="stable")
+        ordered = values[0, order] if len(values) == 1 else np.take_along_axis(values, order, 1)
         return Layer(order + first, ordered, self.utility(ordered))
 
     def utility(self, ordered: Floats) -> Floats:
@@ -132,15 +133,16 @@ class CostAware(TreeAlgorithm):
 
     def _roots(self, drafts: NDArray[np.bool_], root: Int[Tensor, "batch 1"]) -> Int[Tensor, "batch 1"]:
         """Of the groups that draft."""
-        return root if drafts.all() else root.masked_fill(~torch.from_numpy(drafts).to(root.device)[:, None], NO_NODE)
+        return root if drafts.all() else root.masked_fill(~torch.from_numpy(drafts)[:, None], NO_NODE)
 
-    def _best(self, layer: Layer, counts: Counts, like: Tensor) -> Int[Tensor, "batch kept"]:
+    def _best(self, layer: Layer, counts: Counts) -> Int[Tensor, "batch kept"]:
         """The first of each row, as many as its group says."""
-        widest = max(1, int(counts.max()))
+        wanted = counts.tolist()
+        widest = max(1, *wanted)
         nodes, values = layer.nodes[:, :widest], layer.values[:, :widest]
-        if int(counts.min()) < widest or values[:, -1].min() <= 0:
+        if min(wanted) < widest or values[:, -1].min() <= 0:
             nodes = np.where((np.arange(widest) < counts[:, None]) & (values > 0), nodes, NO_NODE)
-        return torch.from_numpy(nodes).to(like.device)
+        return torch.from_numpy(nodes)
 
     def _pay(self, batch: int, width: int) -> None:
         self.spent += float(self.prices.draft(batch, self.sequences.context + self.expanded, width)[-1])
@@ -153,7 +155,7 @@ class CostAware(TreeAlgorithm):
         layer, batch = self._layer(values[:, 1:], 1), len(values)
         pooled = self.rows == "pooled"
         counts = self.pooled_size(layer.values) if pooled else self.size(batch, layer.utility[:, : self.most(batch)])
-        return torch.cat([growth.root, self._best(layer, counts, growth.tree.tokens)], 1)
+        return torch.cat([growth.root, self._best(layer, counts)], 1)
 
     @abstractmethod
     def pooled_size(self, values: Floats) -> Counts:

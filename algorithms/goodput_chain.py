@@ -8,12 +8,12 @@ from torch import Tensor
 
 from algorithms.base import Drafter, TreeAlgorithm
 from algorithms.growth import Children, Growth
-from algorithms.prices import Prices, Sequences, on_host
+from algorithms.prices import Prices, Sequences
 from algorithms.registry import register
 from backend.costs import CostModel
 from backend.errors import TreebenchError
 from backend.random import RandomStream
-from backend.tree import NO_NODE, Accepted, Draft, TokenTree
+from backend.tree import NO_NODE, Accepted, Draft, TokenTree, on_host
 
 
 @register("goodput_chain")

@@ -1,19 +1,12 @@
 """What algorithms that weigh cost share: cost curves by context bucket, and what they know about their sequences."""
 
-from typing import Any
-
 import numpy as np
 from jaxtyping import Int
 from numpy.typing import NDArray
 from torch import Tensor
 
 from backend.costs import CostModel, Seconds
-from backend.tree import Accepted
-
-
-def on_host(tensor: Tensor) -> NDArray[Any]:
-    """As an array in double precision, or of integers."""
-    return np.array(tensor.tolist())
+from backend.tree import Accepted, on_host
 
 
 class Prices:

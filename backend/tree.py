@@ -104,6 +104,14 @@ class TreeBuilder:
         self._reserve()
 
     @property
+    def parents(self) -> Int[np.ndarray, "batch place"]:
+        return self._fields[1]
+
+    @property
+    def log_probs(self) -> Float[np.ndarray, "batch place"]:
+        return self._fields[2]
+
+    @property
     def path_log_probs(self) -> Float[np.ndarray, "batch place"]:
         """By node; -inf at `NO_NODE`."""
         return self._fields[3]
