@@ -3,10 +3,13 @@
 The k largest lie in the k blocks of largest maxima, and the maxima are one vectorised pass.
 """
 
+import numpy as np
+import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-FEW_BLOCKS = 8  # in which one is searched: the detour does not pay then
+FEW_BLOCKS = 8  # per value that is looked for: the detour does not pay with fewer
+NEGATIVE_INFINITY = {torch.bfloat16: 0xFF80, torch.float16: 0xFC00}  # its bits; above them are the negative NaNs
 
 
 def top_k(values: Float[Tensor, "*rows vocab"], k: int) -> tuple[Float[Tensor, "*rows k"], Int[Tensor, "*rows k"]]:
@@ -24,14 +27,24 @@ def top_k(values: Float[Tensor, "*rows vocab"], k: int) -> tuple[Float[Tensor, "
 
 
 def largest(values: Float[Tensor, "*rows vocab"]) -> tuple[Float[Tensor, "*rows"], Int[Tensor, "*rows"]]:
-    """The largest value of each row and the first place where it stands."""
-    blocks = _blocks(values, 256)
-    if blocks is None or blocks.shape[-2] < FEW_BLOCKS:
+    """The largest value of each row and the first place where it stands; NaN is larger than any number."""
+    if values.device.type != "cpu":
         found, place = values.max(-1)
         return found, place
-    chosen = blocks.amax(-1).max(-1, keepdim=True).indices
-    found, place = _of(blocks, chosen).squeeze(-2).max(-1)
-    return found, chosen.squeeze(-1) * 256 + place
+    place = torch.from_numpy(np.asarray(_places_of_largest(values)))
+    return values.gather(-1, place[..., None]).squeeze(-1), place
+
+
+def _places_of_largest(values: Tensor) -> np.ndarray:
+    """NumPy's search is vectorised. It knows no bf16, but positive numbers have the order of their bits as integers."""
+    if values.dtype in NEGATIVE_INFINITY:
+        bits = values.view(torch.int16).numpy()
+        places = np.asarray(bits.argmax(-1))
+        largest_is_positive = (np.take_along_axis(bits, places[..., None], -1) > 0).all()
+        if largest_is_positive and bits.view(np.uint16).max() <= NEGATIVE_INFINITY[values.dtype]:  # no negative NaN
+            return places
+        values = values.float()
+    return values.numpy().argmax(-1)
 
 
 def _blocks(values: Tensor, size: int) -> Tensor | None:

@@ -24,12 +24,29 @@ def test_top_k_is_torchs(size, k, dtype):
     assert all(len(set(row)) == k for row in places.flatten(0, 1).tolist())
 
 
+DTYPES = [torch.float32, torch.bfloat16, torch.float16]
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("below", [0.0, 9.0])  # 9: all values are negative
 @pytest.mark.parametrize("size", SIZES)
-def test_the_first_of_equal_values_is_the_largest(size):
-    values = some(size).round()  # many ties
+def test_the_first_of_equal_values_is_the_largest(size, below, dtype):
+    values = (some(size).round() - below).to(dtype)  # many ties
+    values = torch.where(values == 0, torch.zeros_like(values).copysign(some(size)), values)  # zeros of both signs
     found, places = largest(values)
     assert torch.equal(found, values.amax(-1))
     assert torch.equal(places, (values == found[..., None]).int().argmax(-1))
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("sign", [1.0, -1.0])
+def test_a_nan_of_either_sign_is_found(sign, dtype):
+    values = some(1000, dtype)
+    values[1, 2, 700] = torch.tensor(torch.nan).copysign(torch.tensor(sign)).to(dtype)
+    found, places = largest(values)
+    assert found.isnan().sum() == 1
+    assert found[1, 2].isnan()
+    assert places[1, 2] == 700
 
 
 @pytest.mark.parametrize("size", SIZES)
