@@ -6,6 +6,10 @@ BIN := $(VENV)/bin
 SWEEP ?= results/quick
 COSTS := device.costs=results/reference_cpu_costs.json
 TEST_ENV := HF_HUB_OFFLINE=1 WANDB_MODE=disabled OMP_NUM_THREADS=1
+PYTEST := $(TEST_ENV) $(BIN)/python -m pytest -n 2 --dist loadgroup -q -m "not slow and not gpu"
+# Tests that run with every shape and type checked at every call, which doubles their time.
+TYPED := $(addprefix tests/,algorithms analysis costs test_drafters.py test_model.py test_tree.py)
+TYPES := --jaxtyping-packages=algorithms,backend,runners,analysis,beartype.beartype
 
 .DEFAULT_GOAL := help
 .PHONY: help setup bench reference test test-slow gpu-check check format clean
@@ -32,8 +36,9 @@ reference: setup ## the reference results of this machine: its cost table and th
 		$(BIN)/python -m runners.benchmark sweep=$$sweep output=results/reference_cpu $(COSTS) || exit $$?; done
 	$(BIN)/python -m analysis.report results/reference_cpu
 
-test: setup ## all tests that need no GPU and are not slow
-	$(TEST_ENV) $(BIN)/python -m pytest -n 2 --dist loadgroup -q -m "not slow and not gpu"
+test: setup ## all tests that need no GPU and are not slow, a third of them with shapes and types checked as they run
+	$(PYTEST) $(TYPED:%=--ignore=%)
+	$(PYTEST) $(TYPES) $(TYPED)
 
 test-slow: setup ## the slow tests: real prompts, peers, statistics
 	HF_HUB_OFFLINE=1 WANDB_MODE=disabled $(BIN)/python -m pytest -q -m "slow and not gpu"

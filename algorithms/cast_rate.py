@@ -79,9 +79,9 @@ class CastRate(CostAware):
 
     def path_values(self, growth: Growth, values: list[Floats], first: int) -> Floats:
         builder, new = growth.builder, slice(first, growth.builder.num_nodes)
-        parents = np.maximum(builder.parents[:, new], 0)
+        parents = np.maximum(builder.fields.parents[:, new], 0)
         reached = np.concatenate(values, 1)[builder.rows, parents]
-        return reached * self.calibration.corrected(builder.log_probs[:, new], len(values))
+        return reached * self.calibration.corrected(builder.fields.log_probs[:, new], len(values))
 
     def keep(self, layer: Layer, values: list[Floats], depth: int) -> tuple[Counts, NDArray[np.bool_]]:
         utility = layer.utility[:, : self.width]

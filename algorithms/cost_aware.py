@@ -115,7 +115,7 @@ class CostAware(TreeAlgorithm):
     def path_values(self, growth: Growth, values: list[Floats], first: int) -> Floats:
         """Probability that decoding gets to each node from `first` on; `values` has those of the nodes before."""
         builder = growth.builder
-        return np.exp(builder.path_log_probs[:, first : builder.num_nodes], dtype=np.float64)
+        return np.exp(builder.fields.path_log_probs[:, first : builder.num_nodes], dtype=np.float64)
 
     def most(self, batch: int) -> int:
         """Nodes below the root that may be verified per row."""

@@ -119,7 +119,7 @@ class Growth:
 
     def reached(self, nodes: Int[Tensor, "batch node"]) -> Float[np.ndarray, "batch node"]:
         """Path log-probabilities of some nodes; -inf where there is none."""
-        return self.builder.path_log_probs[self.builder.rows, nodes.numpy()]
+        return self.builder.fields.path_log_probs[self.builder.rows, nodes.numpy()]
 
     def likeliest(self, among: Int[Tensor, "batch node"], count: int) -> Int[Tensor, "batch kept"]:
         """The nodes with the highest path probability, in the order of `among`; ties go to the earlier of them."""

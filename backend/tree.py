@@ -12,7 +12,6 @@ from torch import Tensor
 
 NO_NODE = -1
 WORD_BITS = 64
-FIELDS = ("tokens", "parents", "log_probs", "path_log_probs", "depths", "ancestors")
 NOTHING = (0, NO_NODE, -np.inf, -np.inf, -1, 0)  # what the fields hold at `NO_NODE`
 
 
@@ -47,7 +46,7 @@ class TokenTree:
 
     def on(self, device: torch.device) -> "TokenTree":
         """A copy on another device."""
-        return TokenTree(*(getattr(self, name).to(device) for name in FIELDS), height=self.height)
+        return TokenTree(*(getattr(self, name).to(device) for name in Fields._fields), height=self.height)
 
     @property
     def num_nodes(self) -> int:
@@ -87,11 +86,22 @@ def _root_fields(batch: int, device: torch.device) -> tuple[Tensor, ...]:
     return zeros + NO_NODE, log_probs, log_probs, zeros, zeros[:, :, None] + 1
 
 
+class Fields(NamedTuple):
+    """A tree's tensors as arrays (batch, place, ...) on the host, with room behind the last node."""
+
+    tokens: np.ndarray
+    parents: np.ndarray
+    log_probs: np.ndarray
+    path_log_probs: np.ndarray
+    depths: np.ndarray
+    ancestors: np.ndarray
+
+
 class TreeBuilder:
     """A tree in the making, in arrays on the host: a tree is many tiny steps, which cost least there.
 
     Nodes are appended behind those that are there, and what is there never changes, so the trees handed out share
-    the arrays. `NO_NODE` as an index finds the last place, which no node takes: nothing leads there (-inf). Reading a
+    `fields`. `NO_NODE` as an index finds the last place, which no node takes: nothing leads there (-inf). Reading a
     tree from a device to start from waits for that device.
     """
 
@@ -100,25 +110,12 @@ class TreeBuilder:
         self.rows = np.arange(tree.tokens.shape[0])[:, None]
         self.num_nodes, self.height = tree.num_nodes, tree.height
         self._tree: TokenTree | None = tree
-        self._fields = tuple(on_host(getattr(tree, name)) for name in FIELDS)
+        self.fields = Fields(*(on_host(getattr(tree, name)) for name in Fields._fields))
         self._reserve()
 
     @property
-    def parents(self) -> Int[np.ndarray, "batch place"]:
-        return self._fields[1]
-
-    @property
-    def log_probs(self) -> Float[np.ndarray, "batch place"]:
-        return self._fields[2]
-
-    @property
-    def path_log_probs(self) -> Float[np.ndarray, "batch place"]:
-        """By node; -inf at `NO_NODE`."""
-        return self._fields[3]
-
-    @property
     def exists(self) -> Bool[np.ndarray, "batch node"]:
-        exists = self._fields[1][:, : self.num_nodes] != NO_NODE
+        exists = self.fields.parents[:, : self.num_nodes] != NO_NODE
         exists[:, 0] = True
         return exists
 
@@ -131,7 +128,7 @@ class TreeBuilder:
         """As `TokenTree.add`; returns the new nodes, `NO_NODE` where a place is left empty."""
         start, self.num_nodes = self.num_nodes, self.num_nodes + new_parents.shape[1]
         self._reserve()
-        tokens, parents, log_probs, path_log_probs, depths, ancestors = self._fields
+        tokens, parents, log_probs, path_log_probs, depths, ancestors = self.fields
         above, here = (self.rows, new_parents), np.s_[:, start : self.num_nodes]
         tokens[here], parents[here], log_probs[here] = new_tokens, new_parents, new_log_probs
         path_log_probs[here] = path_log_probs[above] + new_log_probs
@@ -149,21 +146,19 @@ class TreeBuilder:
         """What has been added so far, on the device."""
         if self._tree is None:
             num_words = -(-self.num_nodes // WORD_BITS)
-            *flat, ancestors = (values[:, : self.num_nodes] for values in self._fields)
-            fields = [torch.from_numpy(values) for values in (*flat, ancestors[:, :, :num_words])]
-            if self.device.type != "cpu":
-                fields = [values.to(self.device) for values in fields]
+            *flat, ancestors = (values[:, : self.num_nodes] for values in self.fields)
+            fields = [torch.from_numpy(values).to(self.device) for values in (*flat, ancestors[:, :, :num_words])]
             self._tree = TokenTree(*fields, height=self.height)  # type: ignore[arg-type]
         return self._tree
 
     def _reserve(self) -> None:
         """Room for the nodes and one place more. It grows in large steps: each copies everything."""
-        if self._fields[0].shape[1] > self.num_nodes:
+        if self.fields[0].shape[1] > self.num_nodes:
             return
         room = WORD_BITS
         while room <= self.num_nodes:
             room *= 8
-        self._fields = tuple(map(partial(_with_room, room), self._fields, NOTHING))
+        self.fields = Fields(*map(partial(_with_room, room), self.fields, NOTHING))
 
 
 def _with_room(room: int, values: np.ndarray, nothing: float | int) -> np.ndarray:

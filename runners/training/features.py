@@ -1,7 +1,6 @@
 """What the target computes over the training text, made by processes of their own while the drafter learns."""
 
 from collections.abc import Iterator, Mapping
-from itertools import islice
 from typing import Any, NamedTuple
 
 import torch
@@ -64,8 +63,11 @@ class FeatureStream(IterableDataset):
         lanes, own = (worker.num_workers, worker.id) if worker else (1, 0)
         kept: dict[int, Batch] = {}
         first, lane = divmod(self.start + own, lanes)
+        together = GROUP * lanes
         for number in visits(lane, lanes, settings["passes"], first):
-            kept = {other: batch for other, batch in kept.items() if other // lanes // GROUP == number // lanes // GROUP}
+            kept = {
+                other: batch for other, batch in kept.items() if other // lanes // GROUP == number // lanes // GROUP
+            }
             if number not in kept:
                 indices = next(batches(corpus, settings["batch_size"], self.config["seed"], number))
                 kept[number] = extract([corpus.window(index) for index in indices])
