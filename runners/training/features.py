@@ -65,9 +65,7 @@ class FeatureStream(IterableDataset):
         first, lane = divmod(self.start + own, lanes)
         together = GROUP * lanes
         for number in visits(lane, lanes, settings["passes"], first):
-            kept = {
-                other: batch for other, batch in kept.items() if other // lanes // GROUP == number // lanes // GROUP
-            }
+            kept = {other: batch for other, batch in kept.items() if other // together == number // together}
             if number not in kept:
                 indices = next(batches(corpus, settings["batch_size"], self.config["seed"], number))
                 kept[number] = extract([corpus.window(index) for index in indices])
