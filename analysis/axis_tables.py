@@ -126,6 +126,7 @@ def _csv(tables: list[AxisTable]) -> str:
 
 
 CSV_FIGURES = (
-    *("speedup", "speedup_low", "speedup_high", "acceptance_length"),
+    *("speedup", "speedup_low", "speedup_high"),
+    *("acceptance_length", "acceptance_length_low", "acceptance_length_high"),
     *("tokens_per_second", "baseline_tokens_per_second", "identical_rate"),
 )

@@ -33,7 +33,10 @@ class Quantity(NamedTuple):
 
 QUANTITIES = [
     Quantity("speedup", "speedup", "speedup over plain decoding", "speedup_low", "speedup_high"),
-    Quantity("acceptance_length", "acceptance_length", "acceptance length (tokens per step)"),
+    Quantity(
+        *("acceptance_length", "acceptance_length", "acceptance length (tokens per step)"),
+        *("acceptance_length_low", "acceptance_length_high"),
+    ),
 ]
 
 

@@ -18,6 +18,7 @@ from runners.records import SCALARS
 MEAN = "mean"
 NO_FIGURE = "-"
 MARK = "\0"
+TAU_INTERVAL = "tau 95 %"  # a column that sweeps of a few prompts do without
 FIGURES = {"speedup": ("speedup", "x"), "tau": ("acceptance_length", "")}  # title: field, suffix
 
 
@@ -124,7 +125,8 @@ def figure_text(value: float | None, suffix: str = "", form: str = ".2f") -> str
 
 def detail_table(points: list[Point]) -> pandas.DataFrame:
     """A line per method and task, as text: what the terminal shows and the papers' table has no room for."""
-    return pandas.DataFrame([_details(point) for point in points])
+    table = pandas.DataFrame([_details(point) for point in points])
+    return table.drop(columns=[name for name in (TAU_INTERVAL,) if (table[name] == NO_FIGURE).all()])
 
 
 def headline(point: Point) -> dict[str, str]:
@@ -142,6 +144,7 @@ def headline(point: Point) -> dict[str, str]:
 def _details(point: Point) -> dict[str, str]:
     record = point.record
     return headline(point) | {
+        TAU_INTERVAL: _interval(record.acceptance_length_low, record.acceptance_length_high),
         "tokens/s": figure_text(record.tokens_per_second, form=".1f"),
         "baseline": figure_text(record.baseline_tokens_per_second, form=".1f"),
         "identical": percent(record.identical_rate),

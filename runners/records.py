@@ -104,6 +104,8 @@ class RunRecord:
     spec_bench_speedup: float | None = None  # ratio of mean per-question rates, as Spec-Bench computes it
     spec_bench_speedup_encoded: float | None = None  # with the baseline's tokens counted as its script does, too
     acceptance_length: float | None = None  # micro: emitted tokens / steps
+    acceptance_length_low: float | None = None
+    acceptance_length_high: float | None = None
     acceptance_length_macro: float | None = None  # mean over prompts
     tokens_per_second: float | None = None
     baseline_tokens_per_second: float | None = None

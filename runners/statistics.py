@@ -4,7 +4,7 @@ import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from statistics import fmean, median
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy
 from scipy.stats import bootstrap
@@ -41,6 +41,8 @@ class AcceptanceLength(NamedTuple):
 
     micro: float | None  # all tokens / all steps
     macro: float | None  # mean over prompts
+    low: float | None = None  # of micro: 95 % BCa bootstrap over prompts
+    high: float | None = None
 
 
 def speedup_summary(units: Sequence[Unit], prompts: Sequence[PromptRecord] = ()) -> SpeedupSummary:
@@ -54,7 +56,7 @@ def speedup_summary(units: Sequence[Unit], prompts: Sequence[PromptRecord] = ())
         return SpeedupSummary(
             None, None, None, None, None, None, None, "; ".join([*notes, "no speedup: no timed unit"])
         )
-    low, high, reason = _interval(kept)
+    low, high, reason = _interval(_medians(kept), _ratio)
     questions = _questions(kept, prompts)
     return SpeedupSummary(
         speedup=_speedup(*_medians(kept)),
@@ -82,10 +84,9 @@ def acceptance_length(prompts: Sequence[PromptRecord]) -> AcceptanceLength:
     stepped = [prompt for prompt in prompts if prompt.steps > 0]
     if not stepped:
         return AcceptanceLength(None, None)
-    return AcceptanceLength(
-        micro=sum(prompt.new_tokens for prompt in stepped) / sum(prompt.steps for prompt in stepped),
-        macro=fmean(prompt.new_tokens / prompt.steps for prompt in stepped),
-    )
+    tokens, steps = (numpy.array([getattr(prompt, name) for prompt in stepped]) for name in ("new_tokens", "steps"))
+    low, high, _ = _interval((tokens, steps), _per_step)
+    return AcceptanceLength(float(tokens.sum() / steps.sum()), fmean(tokens / steps), low, high)
 
 
 def identical_rate(prompts: Sequence[PromptRecord]) -> float | None:
@@ -197,22 +198,26 @@ def _mean_rate_ratio(units: Sequence[Unit], repeat: int) -> float:
     return method / fmean(rate(u.baseline_new_tokens, u.baseline_seconds, u.baseline_prefill_seconds) for u in units)
 
 
-def _interval(units: Sequence[Unit]) -> tuple[float | None, float | None, str]:
-    """Low, high, and the reason where there is none."""
-    if len(units) < MIN_UNITS:
-        return None, None, f"no interval: {len(units)} units, {MIN_UNITS} are needed"
+def _per_step(tokens, steps, axis=-1):
+    return tokens.sum(axis) / steps.sum(axis)
+
+
+def _interval(columns: tuple, statistic: Callable[..., Any]) -> tuple[float | None, float | None, str]:
+    """Low, high, and the reason where there is none; the columns have an entry per unit."""
+    if len(columns[0]) < MIN_UNITS:
+        return None, None, f"no interval: {len(columns[0])} units, {MIN_UNITS} are needed"
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # degenerate data warn and give NaN, which is handled below
         with numpy.errstate(all="ignore"):
-            low, high = _bootstrap(_medians(units))
+            low, high = _bootstrap(columns, statistic)
     if not (numpy.isfinite(low) and numpy.isfinite(high)):
         return None, None, "no interval: the units do not vary"
     return low, high, ""
 
 
-def _bootstrap(columns: tuple) -> tuple[float, float]:
+def _bootstrap(columns: tuple, statistic: Callable[..., Any]) -> tuple[float, float]:
     generator = numpy.random.default_rng(BOOTSTRAP_SEED)
     result = bootstrap(
-        columns, _ratio, paired=True, vectorized=True, method="BCa", n_resamples=NUM_RESAMPLES, rng=generator
+        columns, statistic, paired=True, vectorized=True, method="BCa", n_resamples=NUM_RESAMPLES, rng=generator
     )
     return float(result.confidence_interval.low), float(result.confidence_interval.high)

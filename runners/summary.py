@@ -76,6 +76,7 @@ def summarize(record: RunRecord, point: Point, pairs: Sequence[Pair], stages: di
     record.speedup_median_of_pairs, record.speedup_of_totals = speedups.median_of_pairs, speedups.of_totals
     record.spec_bench_speedup, record.spec_bench_speedup_encoded = speedups.spec_bench, speedups.spec_bench_encoded
     record.acceptance_length, record.acceptance_length_macro = lengths.micro, lengths.macro
+    record.acceptance_length_low, record.acceptance_length_high = lengths.low, lengths.high
     record.tokens_per_second, record.baseline_tokens_per_second = rates.method, rates.baseline
     record.prefill_seconds = sum(sum(unit.prefill_seconds) for unit in record.units)
     record.baseline_prefill_seconds = sum(sum(unit.baseline_prefill_seconds) for unit in record.units)

@@ -132,7 +132,21 @@ def test_acceptance_length_micro_and_macro():
     assert lengths.macro == pytest.approx((3 + 1) / 2)
     uneven = acceptance_length([prompt(30, 10), prompt(2, 2)])
     assert (uneven.micro, uneven.macro) == (pytest.approx(32 / 12), pytest.approx(2.0))
-    assert acceptance_length([]) == (None, None)
+    assert acceptance_length([]) == (None, None, None, None)
+
+
+def test_acceptance_length_has_an_interval_that_holds_it_and_shrinks_with_prompts():
+    rng = numpy.random.default_rng(0)
+    steps = rng.integers(5, 15, 60)
+    prompts = [prompt(int(n + rng.integers(0, n)), int(n)) for n in steps]
+    few, many = acceptance_length(prompts[:6]), acceptance_length(prompts)
+    for lengths in (few, many):
+        assert lengths.low is not None
+        assert lengths.high is not None
+        assert lengths.low < lengths.micro < lengths.high
+    assert many.high - many.low < few.high - few.low
+    assert acceptance_length(prompts[:4])[2:] == (None, None)  # too few
+    assert acceptance_length([prompt(20, 10)] * 6)[2:] == (None, None)  # nothing varies
 
 
 def test_identical_rate():

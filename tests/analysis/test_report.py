@@ -13,7 +13,7 @@ from analysis.report import main
 
 CSV_COLUMNS = """schema_version status reason algorithm drafter target task device dtype batch_size temperature seed
 basis num_prompts new_tokens steps speedup speedup_low speedup_high acceptance_length tokens_per_second
-baseline_tokens_per_second identical_rate config_hash git_commit"""
+baseline_tokens_per_second identical_rate config_hash git_commit acceptance_length_low acceptance_length_high"""
 
 TABLES = ["index.html", *(f"main_table.{form}" for form in ("csv", "html", "md", "tex")), "metrics.csv", "plots.txt"]
 
