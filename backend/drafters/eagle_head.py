@@ -65,10 +65,13 @@ class EagleHeadDrafter:
 
     def expand(self, tree: TokenTree, nodes: Int[Tensor, "batch new"]) -> Float[Tensor, "batch new vocab"]:
         """One pass per level of the tree that the nodes lie on; ancestors that the head has not seen come first."""
-        for level in self._unseen_levels(tree, nodes):
+        levels = self._unseen_levels(tree, nodes)
+        for level in levels:
             self._expand_level(tree, level)
-        places = place_of(nodes, self.entries).clamp(min=0)
-        states = self.outputs.gather(1, places[:, :, None].expand(-1, -1, self.outputs.shape[2]))
+        if levels[-1] is nodes:
+            states = self.outputs[:, -nodes.shape[1] :]
+        else:
+            states = self._of_nodes(self.outputs, place_of(nodes, self.entries))
         with self.clock.stage("forward"), matrix_product_for(nodes.numel(), self.target.model):
             logits = self.head.logits(states)
         return self.head.log_probs(logits, self.target.vocab_size)
@@ -116,9 +119,11 @@ class EagleHeadDrafter:
             self._owe_nothing(nodes.shape[0])
 
     def _states_before(self, tree: TokenTree, nodes: Tensor) -> Tensor:
+        if not self.entries.shape[1]:  # only the root has no parent to wait for
+            return self.root_state.expand(-1, nodes.shape[1], -1)
         parents = tree.parents.gather(1, nodes.clamp(min=0))
         places = place_of(parents.masked_fill(nodes == NO_NODE, NO_NODE), self.entries)
-        own = self._of_nodes(self.outputs, places) if self.entries.shape[1] else self.root_state
+        own = self._of_nodes(self.outputs, places)
         return torch.where((parents == NO_NODE)[:, :, None], self.root_state, own)
 
     def _forward(self, rows: Rows, plan: ForwardPlan) -> Float[Tensor, "batch row hidden"]:
