@@ -46,8 +46,8 @@ def _shortened(lines: list[dict[str, Any]]) -> pandas.DataFrame:
     return rows.groupby(groups).agg({"tokens": "last", "loss": "mean", "top1": "mean", "chain": "last"})
 
 
-def draw(curve: pandas.DataFrame, title: str) -> Figure:
-    """Held-out tokens per step of a chain over training tokens, and the agreement in training beside it."""
+def draw(curve: pandas.DataFrame, title: str, depth: int) -> Figure:
+    """Held-out tokens per step of a chain of `depth` over training tokens, and the agreement in training beside it."""
     with matplotlib.rc_context(STYLE):
         figure, axes = paper_figure(title)
         right = axes.twinx()
@@ -59,7 +59,7 @@ def draw(curve: pandas.DataFrame, title: str) -> Figure:
         axes.set_xscale("log")
         axes.xaxis.set_major_formatter("{x:g}")
         axes.set_xlabel("training tokens, millions")
-        axes.set_ylabel("tokens per step of a chain of 5,\nheld-out text, teacher-forced")
+        axes.set_ylabel(f"tokens per step of a chain of {depth},\nheld-out text, teacher-forced")
         axes.set_zorder(right.get_zorder() + 1)
         axes.patch.set_visible(False)
     return figure
@@ -69,7 +69,8 @@ def card(folder: Path, last: dict[str, Any], measured: Path | None) -> str:
     """The model card: data, steps, command, held-out acceptance, and what decoding measured."""
     sittings = json.loads((folder / SITTINGS_FILE).read_text())
     training = sittings[-1]["config"]["training"]
-    rates = ", ".join(f"{rate:.1%}" for rate in last["held_out"]["acceptance"])
+    held_out = last["held_out"]
+    rates = ", ".join(f"{rate:.1%}" for rate in held_out["acceptance"])
     sources = [_source(source) for source in training["corpus"]["sources"]]
     settings = training | {"corpus": training["corpus"] | {"sources": sources}}
     facts = {
@@ -80,7 +81,7 @@ def card(folder: Path, last: dict[str, Any], measured: Path | None) -> str:
         "commits": ", ".join(dict.fromkeys(sitting["git_commit"] or "unknown" for sitting in sittings)),
         "command": f"`{sittings[-1]['command']}`",
         "held-out agreement by depth": f"{rates} (given that all before agreed; conversations never trained on)",
-        "held-out tokens per step, chain of 5": f"{last['held_out']['chain']:.2f} (teacher-forced)",
+        f"held-out tokens per step, chain of {len(held_out['acceptance'])}": f"{held_out['chain']:.2f}, teacher-forced",
     }
     lines = [f"# {folder.resolve().name}", ""]
     lines += [f"- {name}: {text}" for name, text in facts.items()]
@@ -120,10 +121,12 @@ def main(arguments: list[str] | None = None) -> int:
         return 1
     curve = _shortened(lines)
     write_bytes(folder / CSV, curve.to_csv(index=False, float_format="%.6g").encode())
-    figure = draw(curve, f"{folder.name}: {evaluated[-1]['tokens'] / 1e6:.1f} million tokens")
+    last = evaluated[-1]
+    title = f"{folder.name}: {last['tokens'] / 1e6:.1f} million tokens"
+    figure = draw(curve, title, len(last["held_out"]["acceptance"]))
     for form in ("svg", "png"):
         write_bytes(folder / f"learning_curve.{form}", encode(figure, form))
-    write_bytes(folder / "README.md", card(folder, evaluated[-1], options.measured).encode())
+    write_bytes(folder / "README.md", card(folder, last, options.measured).encode())
     sys.stdout.write(f"wrote {folder}: README.md, {CSV}, learning_curve.svg, learning_curve.png\n")
     return 0
 

@@ -1,6 +1,7 @@
 """What can be trained: an EAGLE-3 or EAGLE-1 head, or a small independent draft LM. Each gives a loss for a batch."""
 
 from abc import ABC, abstractmethod
+import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from backend.checkpoints import write_safetensors
 from backend.heads import Eagle1Head, Eagle3Head, EagleHead, feature_layers
 from backend.loading import LoadedModel
+from runners.store import write_bytes
 from runners.training.corpus import Corpus, frequent_tokens
 from runners.training.distillation import distillation
 from runners.training.features import Batch
@@ -135,6 +137,7 @@ class LanguageModelLearner(Learner):
     def __init__(self, loaded: LoadedModel, corpus: Corpus, settings: Mapping[str, Any]) -> None:
         super().__init__()
         target: Any = loaded.model
+        self.settings = settings
         self.config = small_config(target.config, settings)
         self.model: Any = LlamaForCausalLM(self.config)
         self.model.get_input_embeddings().weight.data = principal_components(
@@ -155,13 +158,23 @@ class LanguageModelLearner(Learner):
         said = F.linear(hidden[real], self.model.lm_head.weight[tokens])
         wanted = F.linear(batch.final[real], self.teacher[tokens])
         loss, agrees = distillation(said + shift.to(said.dtype), wanted + shift.to(wanted.dtype))
-        return [StepResult(loss.mean(), torch.zeros_like(real).masked_scatter(real, agrees), real)]
+        agree = torch.zeros_like(real).masked_scatter(real, agrees)
+        depths = range(self.settings["eval_steps"] if whole else 1)
+        return [StepResult(loss.mean(), _ahead(agree, depth), _ahead(real, depth)) for depth in depths]
 
     def export(self, folder: Path, weights: Mapping[str, Tensor]) -> None:
         self.config.save_pretrained(folder)
         self.tokenizer.save_pretrained(folder)
+        tokenizer = folder / "tokenizer.json"
+        if tokenizer.is_file():  # written over a quarter of a million lines
+            write_bytes(tokenizer, json.dumps(json.loads(tokenizer.read_text()), ensure_ascii=False).encode())
         stored = {name: _half(weight) for name, weight in weights.items() if name != "lm_head.weight"}
         write_safetensors(folder / "model.safetensors", stored)
+
+
+def _ahead(values: Tensor, by: int) -> Tensor:
+    """What holds `by` rows further on, false beyond the end: a chain's next token is drafted after the text's own."""
+    return F.pad(values[:, by:], (0, by))
 
 
 def small_config(target: Any, settings: Mapping[str, Any]) -> LlamaConfig:

@@ -185,6 +185,21 @@ def test_a_small_language_model_learns_and_is_loadable(world, tmp_path):
     assert again.model.config.hidden_size == 16
 
 
+def test_a_language_models_chain_goes_on_where_the_text_does(world):
+    loaded, corpus, target = parts(world)
+    learner = LanguageModelLearner(loaded, corpus, world["settings"])
+    batch = next(stream(FeatureExtractor(target, learner.layers), corpus, 0))
+    results = learner.steps(batch, torch.Generator(), whole=True)
+    assert len(results) == world["settings"]["eval_steps"] == 3
+    picks = learner.model(input_ids=batch.tokens).logits.argmax(2)
+    wanted = target.model.get_output_embeddings()(batch.final).argmax(2)
+    for depth, result in enumerate(results):
+        for row, length in enumerate(batch.lengths.tolist()):
+            expected = (picks[row] == wanted[row])[depth:length]
+            assert result.agrees[row, : len(expected)].equal(expected)
+            assert result.real[row].sum() == len(expected)
+
+
 def test_held_out_windows_are_never_trained_on(world):
     _, corpus, _ = parts(world)
     per_pass = len(corpus.indices(held_out=False)) // 2
