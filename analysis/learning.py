@@ -73,11 +73,13 @@ def card(folder: Path, last: dict[str, Any], measured: Path | None) -> str:
     rates = ", ".join(f"{rate:.1%}" for rate in held_out["acceptance"])
     sources = [_source(source) for source in training["corpus"]["sources"]]
     settings = training | {"corpus": training["corpus"] | {"sources": sources}}
+    passes = training.get("passes", 1)
+    again = f", each text {passes} times" if passes > 1 else ""
     facts = {
         "kind": training["kind"],
         "target": sittings[-1]["target"],
         "text": f"{', '.join(sources)}; windows of {training['corpus']['window']} tokens, documents kept apart",
-        "training": f"{last['step']:,} steps, {last['tokens']:,} tokens, {len(sittings)} sitting(s)",
+        "training": f"{last['step']:,} steps, {last['tokens']:,} tokens{again}, {len(sittings)} sitting(s)",
         "commits": ", ".join(dict.fromkeys(sitting["git_commit"] or "unknown" for sitting in sittings)),
         "command": f"`{sittings[-1]['command']}`",
         "held-out agreement by depth": f"{rates} (given that all before agreed; conversations never trained on)",
