@@ -1,7 +1,7 @@
 """What can be trained: an EAGLE-3 or EAGLE-1 head, or a small independent draft LM. Each gives a loss for a batch."""
 
-from abc import ABC, abstractmethod
 import json
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
