@@ -126,7 +126,8 @@ def figure_text(value: float | None, suffix: str = "", form: str = ".2f") -> str
 def detail_table(points: list[Point]) -> pandas.DataFrame:
     """A line per method and task, as text: what the terminal shows and the papers' table has no room for."""
     table = pandas.DataFrame([_details(point) for point in points])
-    return table.drop(columns=[name for name in (TAU_INTERVAL,) if (table[name] == NO_FIGURE).all()])
+    known = any(interval != NO_FIGURE for interval in table[TAU_INTERVAL])
+    return table if known else table.drop(columns=TAU_INTERVAL)
 
 
 def headline(point: Point) -> dict[str, str]:

@@ -139,12 +139,14 @@ def test_acceptance_length_has_an_interval_that_holds_it_and_shrinks_with_prompt
     rng = numpy.random.default_rng(0)
     steps = rng.integers(5, 15, 60)
     prompts = [prompt(int(n + rng.integers(0, n)), int(n)) for n in steps]
-    few, many = acceptance_length(prompts[:6]), acceptance_length(prompts)
-    for lengths in (few, many):
+    widths = []
+    for lengths in (acceptance_length(prompts[:6]), acceptance_length(prompts)):
+        assert lengths.micro is not None
         assert lengths.low is not None
         assert lengths.high is not None
         assert lengths.low < lengths.micro < lengths.high
-    assert many.high - many.low < few.high - few.low
+        widths.append(lengths.high - lengths.low)
+    assert widths[1] < widths[0]
     assert acceptance_length(prompts[:4])[2:] == (None, None)  # too few
     assert acceptance_length([prompt(20, 10)] * 6)[2:] == (None, None)  # nothing varies
 
