@@ -36,7 +36,7 @@ reference: setup ## the reference results of this machine: its cost table and th
 		$(BIN)/python -m runners.benchmark sweep=$$sweep output=results/reference_cpu $(COSTS) || exit $$?; done
 	$(BIN)/python -m analysis.report results/reference_cpu
 
-test: setup ## all tests that need no GPU and are not slow, a third of them with shapes and types checked as they run
+test: setup ## all tests that need no GPU and are not slow, a part of them with shapes and types checked as they run
 	$(PYTEST) $(TYPED:%=--ignore=%)
 	$(PYTEST) $(TYPES) $(TYPED)
 
