@@ -56,10 +56,11 @@ def speedup_summary(units: Sequence[Unit], prompts: Sequence[PromptRecord] = ())
         return SpeedupSummary(
             None, None, None, None, None, None, None, "; ".join([*notes, "no speedup: no timed unit"])
         )
-    low, high, reason = _interval(_medians(kept), _ratio)
+    medians = _medians(kept)
+    low, high, reason = _interval(medians, _ratio)
     questions = _questions(kept, prompts)
     return SpeedupSummary(
-        speedup=_speedup(*_medians(kept)),
+        speedup=_speedup(*medians),
         low=low,
         high=high,
         median_of_pairs=median(_paired_ratios(kept)),

@@ -1,6 +1,7 @@
 """What the target computes over the training text, made by processes of their own while the drafter learns."""
 
 from collections.abc import Iterator, Mapping
+from functools import lru_cache, partial
 from typing import Any, NamedTuple
 
 import torch
@@ -57,18 +58,22 @@ class FeatureStream(IterableDataset):
         torch.set_num_threads(settings["threads"])
         keep_freed_memory()
         loaded = load_target(self.config["target"], self.config["dtype"], self.config["device"]["torch_device"])
-        corpus = load_corpus(self.config["training"]["corpus"], loaded.tokenizer)
+        corpus = load_corpus(settings["corpus"], loaded.tokenizer)
         extract = FeatureExtractor(TreeModel(loaded.model), self.layers)
         worker = get_worker_info()
         lanes, own = (worker.num_workers, worker.id) if worker else (1, 0)
         kept: dict[int, Batch] = {}
         first, lane = divmod(self.start + own, lanes)
         together = GROUP * lanes
+        order = lru_cache(maxsize=1)(partial(pass_order, corpus, settings["batch_size"], self.config["seed"]))
+        per_pass = len(order(0))
+        if not per_pass:
+            return
         for number in visits(lane, lanes, settings["passes"], first):
             kept = {other: batch for other, batch in kept.items() if other // together == number // together}
             if number not in kept:
-                indices = next(batches(corpus, settings["batch_size"], self.config["seed"], number))
-                kept[number] = extract([corpus.window(index) for index in indices])
+                indices = order(number // per_pass)[number % per_pass]
+                kept[number] = extract([corpus.window(index) for index in indices.tolist()])
             yield kept[number]
 
 
@@ -93,15 +98,20 @@ def loader(stream: FeatureStream) -> DataLoader[Batch]:
 
 
 def batches(corpus: Corpus, size: int, seed: int, start: int) -> Iterator[list[int]]:
-    """Passes over the training windows, each in an order of its own; windows of like length come together."""
+    """Batches from `start` on, pass after pass over the training windows."""
+    per_pass = len(corpus.indices(held_out=False)) // size
+    while per_pass:
+        rows = pass_order(corpus, size, seed, start // per_pass)[start % per_pass :]
+        yield from rows.tolist()
+        start += len(rows)
+
+
+def pass_order(corpus: Corpus, size: int, seed: int, number: int) -> Int[Tensor, "batch size"]:
+    """The windows of each batch of a pass, an order of its own for each; windows of like length come together."""
     windows, lengths = corpus.indices(held_out=False), corpus.lengths()
     per_pass = len(windows) // size
-    while per_pass:
-        shuffle = torch.Generator().manual_seed(seed * 1_000_003 + start // per_pass)
-        order = windows[torch.randperm(len(windows), generator=shuffle)][: per_pass * size]
-        sorted_runs = [run[lengths[run].argsort(stable=True)] for run in order.split(BUCKET * size)]
-        whole = torch.cat(sorted_runs).view(-1, size)
-        whole = whole[torch.randperm(per_pass, generator=shuffle)]
-        for row in whole[start % per_pass :].tolist():
-            yield row
-            start += 1
+    shuffle = torch.Generator().manual_seed(seed * 1_000_003 + number)
+    order = windows[torch.randperm(len(windows), generator=shuffle)][: per_pass * size]
+    sorted_runs = [run[lengths[run].argsort(stable=True)] for run in order.split(BUCKET * size)]
+    whole = torch.cat(sorted_runs).view(-1, size)
+    return whole[torch.randperm(per_pass, generator=shuffle)]

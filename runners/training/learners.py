@@ -1,6 +1,5 @@
 """What can be trained: an EAGLE-3 or EAGLE-1 head, or a small independent draft LM. Each gives a loss for a batch."""
 
-import json
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -14,7 +13,6 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from backend.checkpoints import write_safetensors
 from backend.heads import Eagle1Head, Eagle3Head, EagleHead, feature_layers
 from backend.loading import LoadedModel
-from runners.store import write_bytes
 from runners.training.corpus import Corpus, frequent_tokens
 from runners.training.distillation import distillation
 from runners.training.features import Batch
@@ -29,7 +27,8 @@ class Learner(ABC):
     module: nn.Module
     layers: tuple[int, ...] = ()
 
-    def __init__(self) -> None:
+    def __init__(self, settings: Mapping[str, Any]) -> None:
+        self.settings = settings
         self.buffers: dict[str, Tensor] = {}  # chosen or fitted once, checkpointed with the weights
 
     def start(self, batches: Sequence[Batch]) -> None:  # noqa: B027
@@ -50,10 +49,9 @@ class Learner(ABC):
 
 class HeadLearner(Learner):
     def __init__(self, loaded: LoadedModel, corpus: Corpus, settings: Mapping[str, Any]) -> None:
-        super().__init__()
+        super().__init__(settings)
         target: Any = loaded.model
         eagle3 = settings["kind"] == "eagle3"
-        self.settings = settings
         self.layers = feature_layers(target.config, eagle3)
         self.embeddings = target.get_input_embeddings()
         self.config = head_config(target.config, settings, self.layers)
@@ -135,16 +133,15 @@ class LanguageModelLearner(Learner):
     """
 
     def __init__(self, loaded: LoadedModel, corpus: Corpus, settings: Mapping[str, Any]) -> None:
-        super().__init__()
+        super().__init__(settings)
         target: Any = loaded.model
-        self.settings = settings
         self.config = small_config(target.config, settings)
         self.model: Any = LlamaForCausalLM(self.config)
         self.model.get_input_embeddings().weight.data = principal_components(
             target.get_input_embeddings().weight.float(), self.config.hidden_size
         )
         self.model.tie_weights()
-        self.tokenizer = loaded.tokenizer
+        self.tokenizer: Any = loaded.tokenizer
         self.teacher = target.get_output_embeddings().weight
         self.module = self.model
         vocab_size = target.config.vocab_size
@@ -165,9 +162,8 @@ class LanguageModelLearner(Learner):
     def export(self, folder: Path, weights: Mapping[str, Tensor]) -> None:
         self.config.save_pretrained(folder)
         self.tokenizer.save_pretrained(folder)
-        tokenizer = folder / "tokenizer.json"
-        if tokenizer.is_file():  # written over a quarter of a million lines
-            write_bytes(tokenizer, json.dumps(json.loads(tokenizer.read_text()), ensure_ascii=False).encode())
+        if self.tokenizer.is_fast:  # which writes a quarter of a million lines otherwise
+            self.tokenizer.backend_tokenizer.save(str(folder / "tokenizer.json"), pretty=False)
         stored = {name: _half(weight) for name, weight in weights.items() if name != "lm_head.weight"}
         write_safetensors(folder / "model.safetensors", stored)
 
