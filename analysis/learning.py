@@ -93,7 +93,8 @@ def card(folder: Path, last: dict[str, Any], measured: Path | None) -> str:
 
 
 def _source(source: dict[str, Any]) -> str:
-    return f"PyPI {source['package']} {source['package_version']}" if "package" in source else Path(source["path"]).name
+    name = f"PyPI {source['package']} {source['package_version']}" if "package" in source else Path(source["path"]).name
+    return f"{name} ({source['repeat']} times)" if source.get("repeat", 1) > 1 else name
 
 
 def _measured(folder: Path) -> list[str]:

@@ -48,9 +48,12 @@ class Corpus:
 
 
 def load_corpus(config: Mapping[str, Any], tokenizer: PreTrainedTokenizerBase) -> Corpus:
-    """All sources of a `training.corpus` config, one behind the other."""
+    """All sources of a `training.corpus` config, one behind the other; a source counts `repeat` times."""
     cutting = {key: value for key, value in config.items() if key != "sources"}
-    corpora = [load_source({**source, **cutting}, tokenizer) for source in config["sources"]]
+    corpora = []
+    for source in config["sources"]:
+        where = {key: value for key, value in source.items() if key != "repeat"}
+        corpora += [load_source({**where, **cutting}, tokenizer)] * source.get("repeat", 1)
     offsets = [corpus.offsets[1:] + start for corpus, start in zip(corpora, _starts(corpora), strict=True)]
     return Corpus(
         torch.cat([corpus.tokens for corpus in corpora]),

@@ -14,7 +14,7 @@ def trained(folder, steps: int) -> None:
     (folder / CURVE).write_text("".join(json.dumps(line) + "\n" for line in lines))
     corpus = {
         "window": 512,
-        "sources": [{"package": "chats", "package_version": "1.0"}, {"path": "/home/me/mine.jsonl"}],
+        "sources": [{"package": "chats", "package_version": "1.0"}, {"path": "/home/me/mine.jsonl", "repeat": 3}],
     }
     config = {"training": {"kind": "eagle3", "corpus": corpus}, "drafter": {"path": "x"}}
     sitting = {"step": 0, "target": "tiny, seeded", "command": "python -m runners.train_drafter", "git_commit": "abc"}
@@ -26,7 +26,7 @@ def test_the_card_says_data_steps_command_and_acceptance(tmp_path, capsys):
     assert main([str(tmp_path)]) == 0
     text = (tmp_path / "README.md").read_text()
     for wanted in (
-        "PyPI chats 1.0, mine.jsonl",
+        "PyPI chats 1.0, mine.jsonl (3 times)",
         "10 steps, 1,000 tokens",
         "runners.train_drafter",
         "50.0%, 25.0%",

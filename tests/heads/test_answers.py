@@ -51,3 +51,16 @@ def test_more_answers_than_prompts_is_one_clear_line(world, tmp_path):
     loaded, config = world
     with pytest.raises(TreebenchError, match="the training text has 10 prompts, num_answers is 11"):
         write_answers(loaded, config | {"num_answers": 11}, tmp_path / "answers.jsonl")
+
+
+def test_a_source_counts_as_often_as_it_says(tmp_path, monkeypatch):
+    monkeypatch.setenv("TREEBENCH_CACHE", str(tmp_path / "cache"))
+    for name, word in (("chat", "hello"), ("answers", "answer")):
+        turns = [{"role": "user", "content": f"say {word}"}, {"role": "assistant", "content": f"{word} " * 40}]
+        (tmp_path / f"{name}.jsonl").write_text(json.dumps({"messages": turns}) + "\n")
+    sources = [{"path": str(tmp_path / "chat.jsonl")}, {"path": str(tmp_path / "answers.jsonl"), "repeat": 3}]
+    corpus = load_corpus({"sources": sources, "window": 256, "max_windows": 1, "min_ascii": 0.9}, tiny_tokenizer())
+    windows = [corpus.window(index).tolist() for index in range(4)]
+    assert len(corpus.held_out) == 4
+    assert windows[0] != windows[1]
+    assert windows[1] == windows[2] == windows[3]
