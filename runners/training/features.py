@@ -14,7 +14,7 @@ from backend.memory import keep_freed_memory
 from backend.model import TreeModel
 from runners.training.corpus import Corpus, load_corpus
 
-GROUP = 16  # batches whose features are kept for further passes
+GROUP = 64  # batches whose features are kept for further passes: 10 MB each of the default target
 BUCKET = 64  # batches that are sorted by length together, so that little is padding
 
 
