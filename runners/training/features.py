@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Mapping
 from functools import lru_cache, partial
+from itertools import count, islice
 from typing import Any, NamedTuple
 
 import torch
@@ -14,7 +15,7 @@ from backend.memory import keep_freed_memory
 from backend.model import TreeModel
 from runners.training.corpus import Corpus, load_corpus
 
-GROUP = 64  # batches whose features are kept for further passes: 10 MB each of the default target
+DELAY = 64  # batches until one comes again; their features are kept, 10 MB each of the default target
 BUCKET = 64  # batches that are sorted by length together, so that little is padding
 
 
@@ -64,31 +65,29 @@ class FeatureStream(IterableDataset):
         lanes, own = (worker.num_workers, worker.id) if worker else (1, 0)
         kept: dict[int, Batch] = {}
         first, lane = divmod(self.start + own, lanes)
-        together = GROUP * lanes
+        most = 1 + DELAY * (settings["passes"] - 1)
         order = lru_cache(maxsize=1)(partial(pass_order, corpus, settings["batch_size"], self.config["seed"]))
         per_pass = len(order(0))
         if not per_pass:
             return
         for number in visits(lane, lanes, settings["passes"], first):
-            kept = {other: batch for other, batch in kept.items() if other // together == number // together}
             if number not in kept:
+                if len(kept) == most:
+                    del kept[next(iter(kept))]
                 indices = order(number // per_pass)[number % per_pass]
                 kept[number] = extract([corpus.window(index) for index in indices.tolist()])
             yield kept[number]
 
 
 def visits(lane: int, lanes: int, passes: int, start: int) -> Iterator[int]:
-    """Numbers of the batches that one of `lanes` processes gives, from its `start`-th on: its own groups of `GROUP`
-    batches, each visited `passes` times in an order of its own, so that a target's forward serves several steps.
+    """Numbers of the batches that one of `lanes` processes gives, from its `start`-th on: each of its own comes
+    `passes` times, `DELAY` of them apart, so that a target's forward serves several steps.
+
+    Fresh and known ones alternate: the processes are busy at all times, and nothing is learned by heart in between.
     """
-    while True:
-        group, place = divmod(start, GROUP * passes)
-        seeded = torch.Generator().manual_seed(group)
-        again = [torch.randperm(GROUP, generator=seeded) for _ in range(passes - 1)]
-        order = torch.cat([torch.arange(GROUP), *again])
-        for index in order[place:].tolist():
-            yield (group * GROUP + index) * lanes + lane
-        start += len(order) - place
+    own = (place // passes - DELAY * (place % passes) for place in count())
+    for index in islice((index for index in own if index >= 0), start, None):
+        yield index * lanes + lane
 
 
 def loader(stream: FeatureStream) -> DataLoader[Batch]:

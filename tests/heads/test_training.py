@@ -19,7 +19,7 @@ from backend.heads import Eagle3Head, Rows, causal
 from backend.loading import load_model
 from backend.model import TreeModel
 from runners.training.corpus import Corpus, load_corpus
-from runners.training.features import GROUP, Batch, FeatureExtractor, batches, visits
+from runners.training.features import DELAY, Batch, FeatureExtractor, batches, visits
 from runners.training.learners import HeadLearner, LanguageModelLearner
 from runners.training.loop import Trainer
 from runners.training.unroll import chosen_rows, unroll
@@ -234,14 +234,15 @@ def test_training_survives_kill_9(world, tmp_path):
 
 
 @pytest.mark.parametrize("lanes", [1, 2])
-def test_every_batch_is_visited_once_in_each_pass_and_a_later_start_changes_nothing(lanes):
-    order = list(islice(visits(lanes - 1, lanes, 3, 0), 2 * 3 * GROUP))
-    for group in range(2):
-        own = order[group * 3 * GROUP : (group + 1) * 3 * GROUP]
-        numbers = [(group * GROUP + index) * lanes + lanes - 1 for index in range(GROUP)]
-        assert own[:GROUP] == numbers  # fresh text first
-        assert sorted(own) == sorted(numbers * 3)
-    for start in (1, GROUP, 3 * GROUP + 5):
+def test_every_batch_comes_once_per_pass_and_a_later_start_changes_nothing(lanes):
+    places: dict[int, list[int]] = {}
+    for place, number in enumerate(order := list(islice(visits(lanes - 1, lanes, 3, 0), 9 * DELAY))):
+        places.setdefault(number, []).append(place)
+    assert list(places) == [index * lanes + lanes - 1 for index in range(len(places))]  # fresh text in its order
+    assert [number for number in places if len(places[number]) != 3] == list(places)[-2 * DELAY :]
+    again = [second - first for found in places.values() for first, second in zip(found, found[1:], strict=False)]
+    assert DELAY <= min(again) <= max(again) <= 3 * DELAY + 1  # fewer visits lie between at the start
+    for start in (1, DELAY, 3 * DELAY + 5):
         assert list(islice(visits(lanes - 1, lanes, 3, start), 20)) == order[start : start + 20]
 
 
