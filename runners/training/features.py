@@ -1,9 +1,9 @@
 """What the target computes over the training text, made by processes of their own while the drafter learns."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from functools import lru_cache, partial
 from itertools import count, islice
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 from jaxtyping import Float, Int
@@ -66,17 +66,17 @@ class FeatureStream(IterableDataset):
         kept: dict[int, Batch] = {}
         first, lane = divmod(self.start + own, lanes)
         most = 1 + DELAY * (settings["passes"] - 1)
-        order = lru_cache(maxsize=1)(partial(pass_order, corpus, settings["batch_size"], self.config["seed"]))
+        order = lru_cache(maxsize=2)(partial(pass_order, corpus, settings["batch_size"], self.config["seed"]))
         per_pass = len(order(0))
         if not per_pass:
             return
+
+        def made(number: int) -> Batch:
+            indices = order(number // per_pass)[number % per_pass]
+            return extract([corpus.window(index) for index in indices.tolist()])
+
         for number in visits(lane, lanes, settings["passes"], first):
-            if number not in kept:
-                if len(kept) == most:
-                    del kept[next(iter(kept))]
-                indices = order(number // per_pass)[number % per_pass]
-                kept[number] = extract([corpus.window(index) for index in indices.tolist()])
-            yield kept[number]
+            yield recall(kept, number, most, made)
 
 
 def visits(lane: int, lanes: int, passes: int, start: int) -> Iterator[int]:
@@ -88,6 +88,21 @@ def visits(lane: int, lanes: int, passes: int, start: int) -> Iterator[int]:
     own = (place // passes - DELAY * (place % passes) for place in count())
     for index in islice((index for index in own if index >= 0), start, None):
         yield index * lanes + lane
+
+
+T = TypeVar("T")
+
+
+def recall(kept: dict[int, T], number: int, most: int, make: Callable[[int], T]) -> T:
+    """What is kept under a number, or else made and kept; of more than `most`, those with the highest numbers stay.
+
+    A stream that starts in the middle makes old ones again, which must not drive out those that are yet to come twice.
+    """
+    if number not in kept:
+        if len(kept) == most:
+            del kept[min(kept)]
+        kept[number] = make(number)
+    return kept[number]
 
 
 def loader(stream: FeatureStream) -> DataLoader[Batch]:

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from backend.timing import Stopwatch
-from benchmarks import projection
+from benchmarks import projection, published
 from runners.decoding import Decoder, Limits, Request, generate
 from runners.projection import Ledger, ProjectedDrafter, VirtualClock, projected
 from runners.records import RunRecord
@@ -118,6 +118,19 @@ def test_a_projection_is_compared_with_what_was_measured(monkeypatch, tmp_path):
         with pytest.raises(SystemExit) as stop:
             projection.main()
         assert stop.value.code == code
+
+
+def test_a_published_curve_is_compared_in_size_and_in_shape(tmp_path, capsys):
+    for batch, speedup in ((2, 3.62), (8, 1.62)):
+        chosen = {"device": {"name": "h100"}, "algorithm": {"name": "chain", "depth": 3}}
+        record = RunRecord("ok", "", "chain", "d", "m", "t", "h100", "float16", batch, 0.0, 0, basis="projected")
+        record = dataclasses.replace(record, config=chosen, speedup=speedup, acceptance_length=2.5)
+        write_point(tmp_path / "sweep" / f"b{batch}", record, None)
+    assert published.main([str(tmp_path / "sweep")]) == 0
+    rows = [[cell.strip() for cell in line.split("|")[3:-1]] for line in capsys.readouterr().out.splitlines()[2:]]
+    assert rows == [["2", "1.81", "3.62", "2.50", "2.00", "1.00"], ["8", "1.62", "1.62", "2.50", "1.00", "0.50"]]
+    assert published.main([str(tmp_path)]) == 1
+    assert "run the sweeps that --help names" in capsys.readouterr().err
 
 
 SYNTHETIC = (

@@ -19,7 +19,7 @@ from backend.heads import Eagle3Head, Rows, causal
 from backend.loading import load_model
 from backend.model import TreeModel
 from runners.training.corpus import Corpus, load_corpus
-from runners.training.features import DELAY, Batch, FeatureExtractor, batches, visits
+from runners.training.features import Batch, FeatureExtractor, batches
 from runners.training.learners import HeadLearner, LanguageModelLearner
 from runners.training.loop import Trainer
 from runners.training.unroll import chosen_rows, unroll
@@ -231,20 +231,3 @@ def test_training_survives_kill_9(world, tmp_path):
     killed.wait()
     subprocess.run([*command, f"output={tmp_path / 'killed'}"], check=True, capture_output=True)
     assert curve(tmp_path / "killed") == curve(tmp_path / "whole")
-
-
-@pytest.mark.parametrize("lanes", [1, 2])
-def test_every_batch_comes_once_per_pass_and_a_later_start_changes_nothing(lanes):
-    places: dict[int, list[int]] = {}
-    for place, number in enumerate(order := list(islice(visits(lanes - 1, lanes, 3, 0), 9 * DELAY))):
-        places.setdefault(number, []).append(place)
-    assert list(places) == [index * lanes + lanes - 1 for index in range(len(places))]  # fresh text in its order
-    assert [number for number in places if len(places[number]) != 3] == list(places)[-2 * DELAY :]
-    again = [second - first for found in places.values() for first, second in zip(found, found[1:], strict=False)]
-    assert DELAY <= min(again) <= max(again) <= 3 * DELAY + 1  # fewer visits lie between at the start
-    for start in (1, DELAY, 3 * DELAY + 5):
-        assert list(islice(visits(lanes - 1, lanes, 3, start), 20)) == order[start : start + 20]
-
-
-def test_one_pass_is_the_order_of_the_text():
-    assert list(islice(visits(1, 2, 1, 3), 40)) == list(range(7, 87, 2))
