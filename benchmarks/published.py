@@ -47,22 +47,21 @@ PUBLISHED = [
 ]
 
 
-def projected(folder: Path, row: Published) -> RunRecord | None:
-    """The sweep's point for a published one."""
-    for _, record in read_runs(folder)[0]:
-        point = (record.config["device"]["name"], record.algorithm, record.batch_size)
-        depth = row.depth is None or record.config["algorithm"]["depth"] == row.depth
-        if record.status == "ok" and record.basis == "projected" and depth and point == row[1:4]:
-            return record
-    return None
+def stands_beside(record: RunRecord, row: Published) -> bool:
+    """Whether the record is the projection of a published point."""
+    options = record.config["algorithm"]
+    point = (record.config["device"]["name"], record.algorithm, record.batch_size, options.get("depth"))
+    wanted = (row.device, row.algorithm, row.batch, row.depth or options.get("depth"))
+    return point == wanted and record.status == "ok" and record.basis == "projected"
 
 
 def comparison(folder: Path) -> list[dict[str, str]]:
     """A line per published point that the sweep has."""
     lines: list[dict[str, str]] = []
     first: dict[str, float] = {}
+    records = [record for _, record in read_runs(folder)[0]]
     for row in PUBLISHED:
-        record = projected(folder, row)
+        record = next((record for record in records if stands_beside(record, row)), None)
         if record is None or not record.speedup:
             continue
         ratio = record.speedup / row.speedup
