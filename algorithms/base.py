@@ -33,6 +33,19 @@ class Drafter(Protocol):
         ...
 
 
+class ReducedDrafter(Drafter, Protocol):
+    """A drafter of few of the target's tokens: the likeliest are found faster among them than among all."""
+
+    draft_tokens: Int[Tensor, " draft"] | None
+    """None where it happens to draft all tokens: then only `expand` is asked."""
+
+    def expand_drafted(
+        self, tree: TokenTree, nodes: Int[Tensor, "batch frontier"]
+    ) -> Float[Tensor, "batch frontier draft"]:
+        """What `expand` says of `draft_tokens`, in their order."""
+        ...
+
+
 class TreeAlgorithm(ABC):
     """Decides which tree is drafted and which of its nodes are verified. One file per paper."""
 

@@ -1,14 +1,14 @@
 """Steps that tree algorithms share: making children, keeping the likeliest nodes, handing over the draft."""
 
 from functools import cached_property
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from algorithms.base import Drafter
+from algorithms.base import Drafter, ReducedDrafter
 from backend.errors import TreebenchError
 from backend.random import RandomStream
 from backend.sampling import Sampler
@@ -84,13 +84,20 @@ class Growth:
 
     def propose(self, nodes: Int[Tensor, "batch frontier"], width: int) -> Offspring:
         """Ask the drafter once about all the nodes; `width` candidate children each."""
-        log_probs = self.drafter.expand(self.tree, nodes.to(self.builder.device))
-        return self._choose(nodes, log_probs, min(width, log_probs.shape[2]))
+        there = nodes.to(self.builder.device)
+        if self.children.proposal is not Proposal.DETERMINISTIC:
+            return self._draw(nodes, self.drafter.expand(self.tree, there), width)
+        drafted: Tensor | None = getattr(self.drafter, "draft_tokens", None)
+        if drafted is None:
+            log_probs = self.drafter.expand(self.tree, there)
+        else:
+            log_probs = cast(ReducedDrafter, self.drafter).expand_drafted(self.tree, there)
+        values, places = top_k(log_probs, min(width, log_probs.shape[2]))
+        tokens = places if drafted is None else drafted[places]
+        return Offspring(tokens.cpu(), values.cpu())
 
-    def _choose(self, nodes: Tensor, log_probs: Float[Tensor, "batch frontier vocab"], width: int) -> Offspring:
-        if self.children.proposal is Proposal.DETERMINISTIC:
-            values, tokens = top_k(log_probs, width)
-            return Offspring(tokens.cpu(), values.cpu())
+    def _draw(self, nodes: Tensor, log_probs: Float[Tensor, "batch frontier vocab"], width: int) -> Offspring:
+        width = min(width, log_probs.shape[2])
         laws = self.children.sampler.probs(log_probs)
         self.law_nodes.append(nodes)
         self.laws.append(laws)

@@ -77,7 +77,7 @@ class HeadLayer(nn.Module):
 
 
 class EagleHead(nn.Module):
-    """`fuse` true features once, call for the next state, ask `log_probs` of a state.
+    """`fuse` true features once, call for the next state, ask `logits` of a state.
 
     Embeddings are the target's unless `embeddings` is set. `draft_tokens` are the target ids that can be drafted.
     """
@@ -111,9 +111,8 @@ class EagleHead(nn.Module):
         rotary = self.rotary(stream, rows.positions)
         return self.layer(rows.embeddings, stream, rotary, attend)
 
-    def log_probs(self, logits: Float[Tensor, "batch row draft"], vocab_size: int) -> Float[Tensor, "batch row vocab"]:
-        """fp32 over the target's vocabulary; -inf at tokens that the head cannot draft."""
-        drafted = logits.log_softmax(2, dtype=torch.float32)
+    def spread(self, drafted: Float[Tensor, "batch row draft"], vocab_size: int) -> Float[Tensor, "batch row vocab"]:
+        """From `draft_tokens` to the target's vocabulary; -inf at tokens that the head cannot draft."""
         if drafted.shape[2] == vocab_size:
             return drafted
         everything = drafted.new_full((*drafted.shape[:2], vocab_size), -torch.inf)

@@ -3,11 +3,11 @@
 import importlib
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, cast
 
 import torch
 
-from algorithms.base import Drafter, TreeAlgorithm
+from algorithms.base import Drafter, ReducedDrafter, TreeAlgorithm
 from algorithms.registry import ALGORITHMS, create, needs_drafter
 from backend.acceptance import AcceptanceRule, check_compatible, create_rule, default_rule
 from backend.costs import CostModel
@@ -217,6 +217,10 @@ class ClockedDrafter:
     def expand(self, tree: TokenTree, nodes: torch.Tensor) -> torch.Tensor:
         with self.clock.stage("draft"):
             return self.drafter.expand(tree, nodes)
+
+    def expand_drafted(self, tree: TokenTree, nodes: torch.Tensor) -> torch.Tensor:
+        with self.clock.stage("draft"):
+            return cast(ReducedDrafter, self.drafter).expand_drafted(tree, nodes)
 
 
 def _split(group: str, values: Mapping[str, Any], *keys: str) -> tuple[Any, dict[str, Any]]:

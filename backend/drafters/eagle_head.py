@@ -31,6 +31,7 @@ class EagleHeadDrafter:
         self.head = head.to(target.device, target.model.dtype).eval().requires_grad_(False)
         self.target = target
         fuse(self.head)
+        self.draft_tokens = head.draft_tokens if hasattr(head, "d2t") else None
         self.embeddings = head.embeddings or target.model.get_input_embeddings()
         target.tap_features(layers)
         size = head.config.head_dim
@@ -64,6 +65,9 @@ class EagleHeadDrafter:
         self._forget(batch)
 
     def expand(self, tree: TokenTree, nodes: Int[Tensor, "batch new"]) -> Float[Tensor, "batch new vocab"]:
+        return self.head.spread(self.expand_drafted(tree, nodes), self.target.vocab_size)
+
+    def expand_drafted(self, tree: TokenTree, nodes: Int[Tensor, "batch new"]) -> Float[Tensor, "batch new draft"]:
         """One pass per level of the tree that the nodes lie on; ancestors that the head has not seen come first."""
         levels = self._unseen_levels(tree, nodes)
         for level in levels:
@@ -74,7 +78,7 @@ class EagleHeadDrafter:
             states = self._of_nodes(self.outputs, place_of(nodes, self.entries))
         with self.clock.stage("forward"), matrix_product_for(nodes.numel(), self.target.model):
             logits = self.head.logits(states)
-        return self.head.log_probs(logits, self.target.vocab_size)
+        return logits.log_softmax(2, dtype=torch.float32)
 
     def commit(self, tree: TokenTree, accepted: Accepted, verified: Verified) -> None:
         """Keep the root's row; owe the accepted tokens, and the root if it was never expanded."""

@@ -6,12 +6,14 @@ from typing import Any
 import pytest
 import torch
 
+from algorithms.growth import Children, Growth
 from algorithms.registry import create
 from backend.acceptance import create_rule
 from backend.drafters.eagle_head import EagleHeadDrafter
 from backend.errors import TreebenchError
 from backend.head_loading import load_head
 from backend.model import TreeModel
+from backend.random import RandomStream
 from backend.sampling import Sampler
 from backend.timing import Stopwatch
 from backend.tree import NO_NODE, TokenTree
@@ -37,7 +39,12 @@ class Compared:
         return getattr(self.drafter, name)
 
     def expand(self, tree: TokenTree, nodes: torch.Tensor) -> torch.Tensor:
-        log_probs = self.drafter.expand(tree, nodes)
+        return self.checked(tree, nodes, self.drafter.expand(tree, nodes), slice(None))
+
+    def expand_drafted(self, tree: TokenTree, nodes: torch.Tensor) -> torch.Tensor:
+        return self.checked(tree, nodes, self.drafter.expand_drafted(tree, nodes), self.drafter.draft_tokens)
+
+    def checked(self, tree: TokenTree, nodes: torch.Tensor, log_probs: torch.Tensor, tokens: Any) -> torch.Tensor:
         for row, place in (nodes != NO_NODE).nonzero().tolist():
             path, node = [], int(nodes[row, place])
             while node > 0:
@@ -45,7 +52,7 @@ class Compared:
                 node = int(tree.parents[row, node])
             text = self.texts[row]
             wanted = plain_log_probs(self.weights, self.plain, self.features(text), text + path, self.eagle3)
-            torch.testing.assert_close(log_probs[row, place], wanted, atol=2e-4, rtol=1e-4)
+            torch.testing.assert_close(log_probs[row, place], wanted[tokens], atol=2e-4, rtol=1e-4)
             self.num_checked += 1
         return log_probs
 
@@ -109,6 +116,22 @@ def test_all_levels_in_one_call_equal_level_by_level(tmp_path):
     leaves_only = drafter.expand(tree, torch.tensor([[3, 4]]))
     torch.testing.assert_close(together, apart)
     torch.testing.assert_close(leaves_only, apart[:, 3:])
+
+
+@torch.inference_mode()
+def test_the_likeliest_are_found_among_the_draft_tokens_as_among_all(tmp_path):
+    target, drafter, _ = drafter_for(tmp_path, eagle3=True)
+    found = []
+    for tokens in (drafter.draft_tokens, None):
+        for model in (target, drafter):
+            model.allocate(1, 32)
+            model.prefill(torch.tensor([[3, 1, 4, 1]]), torch.tensor([4]))
+        drafter.draft_tokens = tokens
+        random = RandomStream.keyed(0, torch.tensor([0]), torch.tensor([4]))
+        growth = Growth(TokenTree.root(torch.tensor([5])), drafter, Children.named("top_k", 1.0), random)
+        nodes = growth.expand(growth.root, 4)
+        found += [growth.propose(nodes, 4)]
+    torch.testing.assert_close(found[0], found[1], atol=0, rtol=0)
 
 
 @torch.inference_mode()
