@@ -6,6 +6,7 @@
 import argparse
 import json
 import sys
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from analysis.style import FAINT, STYLE, line_look
 from analysis.tables import detail_table, pipe_table
 from runners.store import SITTINGS_FILE, write_bytes
 
+SCHEDULE = ("corpus", "steps", "decay_steps", "average", "eval_every", "eval_steps", "checkpoint_every")
 POINTS = 200  # of the curve that is kept: steps are averaged in as many groups
 CURVE, CSV = "curve.jsonl", "learning_curve.csv"
 
@@ -74,12 +76,14 @@ def card(folder: Path, last: dict[str, Any], measured: Path | None) -> str:
     sources = [_source(source) for source in training["corpus"]["sources"]]
     settings = training | {"corpus": training["corpus"] | {"sources": sources}}
     passes = training.get("passes", 1)
-    again = f", each text {passes} times" if passes > 1 else ""
+    changes = _changes(sittings)
+    again = f", each text {passes} times" if passes > 1 and not changes else ""
     facts = {
         "kind": training["kind"],
         "target": sittings[-1]["target"],
         "text": f"{', '.join(sources)}; windows of {training['corpus']['window']} tokens, documents kept apart",
         "training": f"{last['step']:,} steps, {last['tokens']:,} tokens{again}, {len(sittings)} sitting(s)",
+        **({"changed on the way": "; ".join(changes)} if changes else {}),
         "commits": ", ".join(dict.fromkeys(sitting["git_commit"] or "unknown" for sitting in sittings)),
         "command": f"`{sittings[-1]['command']}`",
         "held-out agreement by depth": f"{rates} (given that all before agreed; conversations never trained on)",
@@ -90,6 +94,23 @@ def card(folder: Path, last: dict[str, Any], measured: Path | None) -> str:
     lines += ["", "![learning curve](learning_curve.svg)", "", "Settings of the training:", "", "```json"]
     lines += [json.dumps(settings, indent=1), "```"]
     return "\n".join([*lines, *(_measured(measured) if measured else [])]) + "\n"
+
+
+def _changes(sittings: list[dict[str, Any]]) -> list[str]:
+    """What was trained otherwise from some step on: on which text, how often, with which settings."""
+    found = []
+    for before, after in pairwise(sittings):
+        old, new = (_comparable(sitting["config"]["training"]) for sitting in (before, after))
+        changed = [f"{key} {old[key]} -> {value}" for key, value in new.items() if old.get(key, value) != value]
+        if changed:
+            found.append(f"from step {after['step']:,} on {', '.join(changed)}")
+    return found
+
+
+def _comparable(training: dict[str, Any]) -> dict[str, Any]:
+    """What decides what is learned; the schedule is said elsewhere."""
+    named = {"text": " and ".join(_source(source) for source in training["corpus"]["sources"])}
+    return {"passes": 1} | {key: value for key, value in training.items() if key not in SCHEDULE} | named
 
 
 def _source(source: dict[str, Any]) -> str:

@@ -37,6 +37,20 @@ def test_the_card_says_data_steps_command_and_acceptance(tmp_path, capsys):
     assert "<svg" in (tmp_path / "learning_curve.svg").read_text()
 
 
+def test_the_card_says_what_was_changed_on_the_way(tmp_path):
+    trained(tmp_path, 10)
+    (first,) = json.loads((tmp_path / SITTINGS_FILE).read_text())
+    training = first["config"]["training"]
+    second = json.loads(json.dumps(first)) | {"step": 6}
+    corpus = training["corpus"] | {"sources": [{"path": "own.jsonl"}]}
+    second["config"]["training"] |= {"passes": 2, "steps": 9, "corpus": corpus}
+    (tmp_path / SITTINGS_FILE).write_text(json.dumps([first, first | {"step": 3}, second]))
+    assert main([str(tmp_path)]) == 0
+    (line,) = [line for line in (tmp_path / "README.md").read_text().splitlines() if "changed" in line]
+    text = "PyPI chats 1.0 and mine.jsonl (3 times) -> own.jsonl"
+    assert line == f"- changed on the way: from step 6 on passes 1 -> 2, text {text}"
+
+
 def test_a_long_log_is_kept_short_and_the_short_one_draws_the_same(tmp_path):
     trained(tmp_path, 3 * POINTS + 1)
     main([str(tmp_path)])
