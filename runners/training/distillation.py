@@ -11,7 +11,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-ROWS = 16  # of 12,288 fp32 values: less than a core's cache
+ROWS = 16  # of some 10,000 fp32 values: less than a core's cache
 
 
 def distillation(
