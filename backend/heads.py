@@ -79,11 +79,12 @@ class HeadLayer(nn.Module):
 class EagleHead(nn.Module):
     """`fuse` true features once, call for the next state, ask `logits` of a state.
 
-    Embeddings are the target's unless `embeddings` is set. `draft_tokens` are the target ids that can be drafted.
+    Embeddings are the target's unless `embeddings` is set. `draft_tokens` are the target ids that can be drafted, None
+    for all of them.
     """
 
     embeddings: nn.Embedding | None = None
-    draft_tokens: Tensor
+    draft_tokens: Tensor | None = None
 
     def __init__(self, config: LlamaConfig) -> None:
         super().__init__()
@@ -110,13 +111,6 @@ class EagleHead(nn.Module):
         stream = self.join(rows)
         rotary = self.rotary(stream, rows.positions)
         return self.layer(rows.embeddings, stream, rotary, attend)
-
-    def spread(self, drafted: Float[Tensor, "batch row draft"], vocab_size: int) -> Float[Tensor, "batch row vocab"]:
-        """From `draft_tokens` to the target's vocabulary; -inf at tokens that the head cannot draft."""
-        if drafted.shape[2] == vocab_size:
-            return drafted
-        everything = drafted.new_full((*drafted.shape[:2], vocab_size), -torch.inf)
-        return everything.scatter_(2, self.draft_tokens.expand_as(drafted), drafted)  # index_copy_ is slower on a CPU
 
 
 class Eagle3Head(EagleHead):
@@ -145,7 +139,9 @@ class Eagle3Head(EagleHead):
         return self.midlayer
 
     @property
-    def draft_tokens(self) -> Tensor:  # type: ignore[override]
+    def draft_tokens(self) -> Tensor | None:  # type: ignore[override]
+        if not hasattr(self, "d2t"):
+            return None
         return torch.arange(len(self.d2t), device=self.d2t.device) + self.d2t
 
     def fuse(self, features: Tensor) -> Tensor:

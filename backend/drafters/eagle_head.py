@@ -31,7 +31,7 @@ class EagleHeadDrafter:
         self.head = head.to(target.device, target.model.dtype).eval().requires_grad_(False)
         self.target = target
         fuse(self.head)
-        self.draft_tokens = head.draft_tokens if hasattr(head, "d2t") else None
+        self.draft_tokens = head.draft_tokens
         self.embeddings = head.embeddings or target.model.get_input_embeddings()
         target.tap_features(layers)
         size = head.config.head_dim
@@ -65,7 +65,11 @@ class EagleHeadDrafter:
         self._forget(batch)
 
     def expand(self, tree: TokenTree, nodes: Int[Tensor, "batch new"]) -> Float[Tensor, "batch new vocab"]:
-        return self.head.spread(self.expand_drafted(tree, nodes), self.target.vocab_size)
+        drafted = self.expand_drafted(tree, nodes)
+        if self.draft_tokens is None:
+            return drafted
+        everything = drafted.new_full((*drafted.shape[:2], self.target.vocab_size), -torch.inf)
+        return everything.scatter_(2, self.draft_tokens.expand_as(drafted), drafted)  # index_copy_ is slower on a CPU
 
     def expand_drafted(self, tree: TokenTree, nodes: Int[Tensor, "batch new"]) -> Float[Tensor, "batch new draft"]:
         """One pass per level of the tree that the nodes lie on; ancestors that the head has not seen come first."""

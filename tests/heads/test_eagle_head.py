@@ -1,7 +1,8 @@
 """The EAGLE drafter against a plain implementation of both heads, over whole decodes with ragged rows."""
 
 from dataclasses import replace
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 import torch
@@ -122,13 +123,12 @@ def test_all_levels_in_one_call_equal_level_by_level(tmp_path):
 def test_the_likeliest_are_found_among_the_draft_tokens_as_among_all(tmp_path):
     target, drafter, _ = drafter_for(tmp_path, eagle3=True)
     found = []
-    for tokens in (drafter.draft_tokens, None):
+    for asked in (drafter, SimpleNamespace(expand=drafter.expand)):
         for model in (target, drafter):
             model.allocate(1, 32)
             model.prefill(torch.tensor([[3, 1, 4, 1]]), torch.tensor([4]))
-        drafter.draft_tokens = tokens
         random = RandomStream.keyed(0, torch.tensor([0]), torch.tensor([4]))
-        growth = Growth(TokenTree.root(torch.tensor([5])), drafter, Children.named("top_k", 1.0), random)
+        growth = Growth(TokenTree.root(torch.tensor([5])), cast(Any, asked), Children.named("top_k", 1.0), random)
         nodes = growth.expand(growth.root, 4)
         found += [growth.propose(nodes, 4)]
     torch.testing.assert_close(found[0], found[1], atol=0, rtol=0)

@@ -131,6 +131,7 @@ def test_what_is_written_is_a_head_of_the_public_layout(world, tmp_path):
     head, layers = load_head(str(tmp_path / "head"), parts(world)[2].model)
     assert isinstance(head, Eagle3Head)
     assert layers == (2, 3, 3)
+    assert head.draft_tokens is not None
     assert head.draft_tokens.tolist() == sorted(set(head.draft_tokens.tolist()))
     assert int(head.t2d.sum()) == 64
 
