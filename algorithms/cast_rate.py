@@ -16,7 +16,7 @@ from algorithms.growth import Growth
 from algorithms.registry import register
 from backend.costs import CostModel
 from backend.errors import TreebenchError
-from backend.tree import Accepted, Draft
+from backend.tree import Accepted, Draft, pick
 
 CALIBRATIONS = ("none", "online")
 
@@ -80,7 +80,7 @@ class CastRate(CostAware):
     def path_values(self, growth: Growth, values: list[Floats], first: int) -> Floats:
         builder, new = growth.builder, slice(first, growth.builder.num_nodes)
         parents = np.maximum(builder.fields.parents[:, new], 0)
-        reached = np.concatenate(values, 1)[builder.rows, parents]
+        reached = pick(np.concatenate(values, 1), parents)
         return reached * self.calibration.corrected(builder.fields.log_probs[:, new], len(values))
 
     def keep(self, layer: Layer, values: list[Floats], depth: int) -> tuple[Counts, NDArray[np.bool_]]:

@@ -13,7 +13,7 @@ from backend.errors import TreebenchError
 from backend.random import RandomStream
 from backend.sampling import Sampler
 from backend.top_k import top_k
-from backend.tree import NO_NODE, Draft, Proposal, TokenTree, TreeBuilder, on_host
+from backend.tree import NO_NODE, Draft, Proposal, TokenTree, TreeBuilder, on_host, pick
 
 CHILDREN = {
     "top_k": Proposal.DETERMINISTIC,
@@ -88,10 +88,13 @@ class Growth:
         if self.children.proposal is not Proposal.DETERMINISTIC:
             return self._draw(nodes, self.drafter.expand(self.tree, there), width)
         drafted: Tensor | None = getattr(self.drafter, "draft_tokens", None)
-        if drafted is None:
-            log_probs = self.drafter.expand(self.tree, there)
-        else:
-            log_probs = cast(ReducedDrafter, self.drafter).expand_drafted(self.tree, there)
+        reduced = cast(ReducedDrafter, self.drafter)
+        log_probs = (self.drafter.expand if drafted is None else reduced.expand_drafted)(self.tree, there)
+        return self._search(log_probs, width, drafted)
+
+    def _search(
+        self, log_probs: Float[Tensor, "batch frontier vocab"], width: int, drafted: Int[Tensor, " vocab"] | None
+    ) -> Offspring:
         values, places = top_k(log_probs, min(width, log_probs.shape[2]))
         tokens = places if drafted is None else drafted[places]
         return Offspring(tokens.cpu(), values.cpu())
@@ -110,7 +113,7 @@ class Growth:
     def _ranks(self, nodes: Int[Tensor, "batch frontier"]) -> Int[Tensor, "batch frontier"]:
         """A node's number among its own row's nodes: it counts draws, which must not depend on the other rows."""
         ranks = self.builder.exists.cumsum(1) - 1
-        return torch.from_numpy(ranks[self.builder.rows, nodes.numpy().clip(min=0)])
+        return torch.from_numpy(pick(ranks, nodes.numpy().clip(min=0)))
 
     def add(self, nodes: Int[Tensor, "batch frontier"], offspring: Offspring) -> Int[Tensor, "batch new"]:
         """Make the candidates nodes; returns them, `NO_NODE` where there was none."""
@@ -126,12 +129,12 @@ class Growth:
 
     def reached(self, nodes: Int[Tensor, "batch node"]) -> Float[np.ndarray, "batch node"]:
         """Path log-probabilities of some nodes; -inf where there is none."""
-        return self.builder.fields.path_log_probs[self.builder.rows, nodes.numpy()]
+        return pick(self.builder.fields.path_log_probs, nodes.numpy())
 
     def likeliest(self, among: Int[Tensor, "batch node"], count: int) -> Int[Tensor, "batch kept"]:
         """The nodes with the highest path probability, in the order of `among`; ties go to the earlier of them."""
         best = best_places(self.reached(among), count)
-        return torch.from_numpy(among.numpy()[self.builder.rows, best])
+        return torch.from_numpy(pick(among.numpy(), best))
 
     def draft(self, nodes: Int[Tensor, "batch node"] | None = None) -> Draft:
         """Hand over the chosen nodes, all of them by default."""
@@ -146,7 +149,7 @@ class Growth:
         expanded = np.concatenate([on_host(some) for some in self.law_nodes], 1)
         places = np.full((len(nodes), self.builder.num_nodes + 1), NO_NODE)  # the last one collects padding
         places[self.builder.rows, expanded] = np.arange(expanded.shape[1])
-        return torch.from_numpy(places[:, :-1][self.builder.rows, nodes.numpy()])
+        return torch.from_numpy(pick(places[:, :-1], nodes.numpy()))
 
 
 def best_places(values: Float[np.ndarray, "batch node"], count: int) -> Int[np.ndarray, "batch kept"]:
@@ -172,10 +175,9 @@ def take(
     nodes: Int[Tensor, "batch frontier"], offspring: Offspring, places: Int[np.ndarray, "batch taken"]
 ) -> tuple[Int[Tensor, "batch taken"], Offspring]:
     """The candidates at `places` of the flattened offspring, for `Growth.add`: their parents, one child each."""
-    rows = np.arange(len(places))[:, None]
-    parents = nodes.numpy()[rows, places // offspring.tokens.shape[2]]
-    tokens, log_probs = (on_host(values).reshape(len(places), -1)[rows, places, None] for values in offspring)
-    return torch.from_numpy(parents), Offspring(torch.from_numpy(tokens), torch.from_numpy(log_probs))
+    parents = pick(nodes.numpy(), places // offspring.tokens.shape[2])
+    fields = (pick(on_host(values).reshape(len(places), -1), places) for values in offspring)
+    return torch.from_numpy(parents), Offspring(*(torch.from_numpy(field[:, :, None]) for field in fields))
 
 
 def add_likeliest(growth: Growth, nodes: Int[Tensor, "batch frontier"], count: int) -> Int[Tensor, "batch new"]:

@@ -6,7 +6,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from algorithms.growth import Growth, Offspring, best_places
-from backend.tree import NO_NODE, Proposal, on_host
+from backend.tree import NO_NODE, Proposal, on_host, pick
 
 
 def slot_values(
@@ -22,7 +22,7 @@ def slot_values(
         share = drawn
     else:
         share = np.minimum.accumulate(np.maximum(1 - (drawn.cumsum(2) - drawn), 0), axis=2)
-    slots = np.minimum(reached[:, :, None] * share, values[growth.builder.rows, frontier.numpy()][:, :, None])
+    slots = np.minimum(reached[:, :, None] * share, pick(values, frontier.numpy())[:, :, None])
     return np.where(log_probs == -np.inf, 0, slots)
 
 
@@ -47,10 +47,11 @@ def fill_best(
     width = int(num_children.max())
     slots = (slots[:, :, :width] * is_filled[:, :, :width]).reshape(len(slots), -1)
     places = best_places(slots, min(budget, int(num_children.sum(1).max())))
-    rows, values = growth.builder.rows, slots[growth.builder.rows, places]
+    values = pick(slots, places)
     of, rank = divmod(places, max(width, 1))
-    parents = np.where(values > 0, frontier.numpy()[rows, of], NO_NODE)
-    tokens, log_probs = (on_host(field)[rows, of, rank] for field in offspring)
+    parents = np.where(values > 0, pick(frontier.numpy(), of), NO_NODE)
+    drawn = of * offspring.tokens.shape[2] + rank
+    tokens, log_probs = (pick(on_host(field).reshape(len(places), -1), drawn) for field in offspring)
     return torch.from_numpy(growth.builder.add(parents, tokens, log_probs)), values
 
 

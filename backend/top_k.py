@@ -34,17 +34,18 @@ def largest(values: Float[Tensor, "*rows vocab"]) -> tuple[Float[Tensor, "*rows"
     if values.device.type != "cpu":
         found, place = values.max(-1)
         return found, place
-    place = torch.from_numpy(np.asarray(_places_of_largest(values)))
-    return values.gather(-1, place[..., None]).squeeze(-1), place
+    rows = values.reshape(-1, values.shape[-1])
+    places = torch.from_numpy(_places_of_largest(rows)).view(values.shape[:-1])
+    return values.gather(-1, places[..., None]).squeeze(-1), places
 
 
-def _places_of_largest(values: Tensor) -> np.ndarray:
+def _places_of_largest(rows: Float[Tensor, "row vocab"]) -> np.ndarray:
     """NumPy's search is vectorised. It knows no bf16, but positive numbers have the order of their bits as integers."""
-    if values.dtype in NEGATIVE_INFINITY:
-        bits = values.view(torch.int16).numpy()
-        places = np.asarray(bits.argmax(-1))
-        largest_is_positive = (np.take_along_axis(bits, places[..., None], -1) > 0).all()
-        if largest_is_positive and bits.view(np.uint16).max() <= NEGATIVE_INFINITY[values.dtype]:  # no negative NaN
+    if rows.dtype in NEGATIVE_INFINITY:
+        bits = rows.view(torch.int16).numpy()
+        places = bits.argmax(1)
+        largest_is_positive = bits[np.arange(len(bits)), places].min(initial=1) > 0
+        if largest_is_positive and bits.view(np.uint16).max(initial=0) <= NEGATIVE_INFINITY[rows.dtype]:  # no -NaN
             return places
-        values = values.float()
-    return values.numpy().argmax(-1)
+        rows = rows.float()
+    return rows.numpy().argmax(1)

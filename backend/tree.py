@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float, Int, Shaped
 from torch import Tensor
 
 NO_NODE = -1
@@ -129,11 +129,11 @@ class TreeBuilder:
         start, self.num_nodes = self.num_nodes, self.num_nodes + new_parents.shape[1]
         self._reserve()
         tokens, parents, log_probs, path_log_probs, depths, ancestors = self.fields
-        above, here = (self.rows, new_parents), np.s_[:, start : self.num_nodes]
+        here = np.s_[:, start : self.num_nodes]
         tokens[here], parents[here], log_probs[here] = new_tokens, new_parents, new_log_probs
-        path_log_probs[here] = path_log_probs[above] + new_log_probs
-        depths[here] = depths[above] + 1
-        ancestors[here] = ancestors[above] | _own_bits(ancestors.shape[2])[start : self.num_nodes]
+        path_log_probs[here] = pick(path_log_probs, new_parents) + new_log_probs
+        depths[here] = pick(depths, new_parents) + 1
+        ancestors[here] = pick(ancestors, new_parents) | _own_bits(ancestors.shape[2])[start : self.num_nodes]
         self.height += 1
         self._tree = None
         missing = new_parents == NO_NODE
@@ -147,8 +147,8 @@ class TreeBuilder:
         if self._tree is None:
             num_words = -(-self.num_nodes // WORD_BITS)
             *flat, ancestors = (values[:, : self.num_nodes] for values in self.fields)
-            fields = [torch.from_numpy(values).to(self.device) for values in (*flat, ancestors[:, :, :num_words])]
-            self._tree = TokenTree(*fields, height=self.height)  # type: ignore[arg-type]
+            tree = TokenTree(*map(torch.from_numpy, (*flat, ancestors[:, :, :num_words])), height=self.height)
+            self._tree = tree if self.device.type == "cpu" else tree.on(self.device)
         return self._tree
 
     def _reserve(self) -> None:
@@ -167,6 +167,15 @@ def _with_room(room: int, values: np.ndarray, nothing: float | int) -> np.ndarra
     grown[tuple(map(slice, values.shape))] = values
     grown[:, -1] = nothing
     return grown
+
+
+def pick(
+    values: Shaped[np.ndarray, "row place *rest"], places: Int[np.ndarray, "row picked"]
+) -> Shaped[np.ndarray, "row picked *rest"]:
+    """Each row's values at its places; for a single row in a third of the time that indexing takes."""
+    if len(values) == 1:
+        return values[0].take(places, axis=0)
+    return values[np.arange(len(values))[:, None], places]
 
 
 def on_host(values: Tensor) -> np.ndarray:

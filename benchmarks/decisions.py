@@ -5,6 +5,7 @@ the growth steps that EAGLE-2 needs as well (drafting, adding nodes, handing the
 is the decisions and their bookkeeping.
 """
 
+import argparse
 import time
 from collections.abc import Callable
 from statistics import median
@@ -24,7 +25,6 @@ from backend.random import RandomStream
 from backend.tree import Accepted, Draft, TokenTree
 from benchmarks.growth import CONF, StubDrafter, grow
 
-STEPS = 400
 SIXTY = {  # settings that make every step decide about six levels and end at 60 nodes
     "cast": {"thresholds": [0.1, 0.1, 0.01], "budget": 60, "max_depth": 6},
     "cast_rate": {"budget": 60, "max_depth": 6},
@@ -69,13 +69,13 @@ def build(name: str) -> TreeAlgorithm:
 
 
 @torch.inference_mode()
-def measure(algorithm: TreeAlgorithm, growing: Growing) -> tuple[list[float], list[float], Draft]:
+def measure(algorithm: TreeAlgorithm, growing: Growing, steps: int) -> tuple[list[float], list[float], Draft]:
     """Milliseconds per step of deciding and of observing, in ascending order, and the last tree."""
     deciding, observing = [], []
     zero = torch.zeros(1, dtype=torch.int64)
     algorithm.start(zero + 200)
-    draft = grow(algorithm, STEPS)
-    for step in range(STEPS):
+    draft = grow(algorithm, steps)
+    for step in range(steps):
         tree, random = TokenTree.root(zero), RandomStream.keyed(0, zero, zero + step)
         growing.seconds, start = 0.0, time.thread_time()
         draft = algorithm.grow(tree, random)
@@ -83,15 +83,18 @@ def measure(algorithm: TreeAlgorithm, growing: Growing) -> tuple[list[float], li
         deciding.append(1000 * (decided - start - growing.seconds))
         algorithm.observe(draft, Accepted(draft.nodes[:, :1], draft.tree.tokens[:, 0]))
         observing.append(1000 * (time.thread_time() - decided))
-    return sorted(deciding[STEPS // 4 :]), sorted(observing[STEPS // 4 :]), draft
+    return sorted(deciding[steps // 4 :]), sorted(observing[steps // 4 :]), draft
 
 
 def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--steps", type=int, default=400)
+    arguments = parser.parse_args()
     torch.set_num_threads(1)
     growing = Growing()
     table = Table("algorithm", "nodes", "levels", "deciding ms", "fastest tenth ms", "observing ms")
     for name in SIXTY:
-        deciding, observing, draft = measure(build(name), growing)
+        deciding, observing, draft = measure(build(name), growing, arguments.steps)
         figures = (median(deciding), deciding[len(deciding) // 10], median(observing))
         table.add_row(name, str(draft.nodes.shape[1]), str(draft.tree.height), *(f"{figure:.3f}" for figure in figures))
     Console().print(table)

@@ -78,7 +78,7 @@ class Proposing:
 
     def __init__(self) -> None:
         self.seconds = 0.0
-        for owner, step in ((Growth, "_choose"), (StubDrafter, "expand")):
+        for owner, step in ((Growth, "_search"), (Growth, "_draw"), (StubDrafter, "expand")):
             setattr(owner, step, self._timed(getattr(owner, step)))
 
     def _timed(self, step: Callable[..., Any]) -> Callable[..., Any]:

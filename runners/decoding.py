@@ -80,7 +80,7 @@ def generate(
     start = clock.now()
     progress = prefill(decoder, requests, limits)
     prefilled = clock.now()
-    while progress.active.any():
+    while any(progress.is_active):
         tree = TokenTree.root(progress.roots)
         random = RandomStream.keyed(decoder.seed, progress.sequences, progress.positions)
         with clock.stage("grow"):
@@ -130,15 +130,18 @@ class Progress:
         self.roots = torch.tensor([r.prompt[-1] for r in requests], device=target.device)
         self.sequences = torch.tensor([r.sequence for r in requests], device=target.device)
         self.positions = torch.tensor([len(r.prompt) for r in requests], device=target.device)
-        self.active = torch.ones(len(requests), dtype=torch.bool, device=target.device)
+        self.is_active = [True] * len(requests)
         self.result = Generation([[] for _ in requests])
         self.drafts: list[Draft] = []  # measured after the clock has stopped
         self.accepted: list[Accepted] = []
 
     def only_active(self, accepted: Accepted) -> Accepted:
         """Finished rows accept nothing and keep their root."""
-        path = accepted.path.masked_fill(~self.active[:, None], NO_NODE)
-        return Accepted(path, torch.where(self.active, accepted.bonus, self.roots))
+        if all(self.is_active):
+            return accepted
+        active = torch.tensor(self.is_active, device=self.roots.device)
+        path = accepted.path.masked_fill(~active[:, None], NO_NODE)
+        return Accepted(path, torch.where(active, accepted.bonus, self.roots))
 
     def advance(self, draft: Draft, accepted: Accepted) -> None:
         """Hand out the emitted tokens. This is the step's one wait for the device."""
@@ -149,7 +152,7 @@ class Progress:
         self.result.emitted.append(counts)
         self.roots = accepted.bonus
         self.positions = self.positions + accepted.num_nodes
-        self.active = torch.tensor([not self._finished(t) for t in self.result.tokens], device=self.active.device)
+        self.is_active = [not self._finished(tokens) for tokens in self.result.tokens]
         self.target.settle()
 
     def _append(self, tokens: list[int], new: list[int]) -> int:

@@ -48,9 +48,11 @@ def keep(
     at a time: indexing rows and slots at once moves whole axes about.
     """
     order = torch.arange(places.shape[1], device=places.device)
-    sources = lengths[:, None] + torch.where(places != NO_NODE, places, order)
-    for row, source, target in zip(stack.unbind(1), sources, lengths[:, None] + order, strict=True):
-        row.index_copy_(2, target, row.index_select(2, source))
+    moves = (places != NO_NODE) & (places != order)
+    sources = lengths[:, None] + torch.where(moves, places, order)
+    for row in moves.any(1).nonzero()[:, 0].tolist() if places.is_cpu else range(len(places)):  # others would wait
+        cells = stack[:, row]
+        cells.index_copy_(2, lengths[row] + order, cells.index_select(2, sources[row]))
 
 
 def _packed_sinks(sinks: Tensor | None, key: Tensor, query: Tensor) -> Tensor | None:

@@ -1,0 +1,31 @@
+"""The scripts that time growth and decisions still find what they time."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+
+def rows_of(*command: str) -> list[list[str]]:
+    """The cells of the table that a benchmark prints."""
+    done = subprocess.run(
+        [sys.executable, "-m", *command], cwd=Path(__file__).parent.parent, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    return [[cell.strip() for cell in line.split("│")[1:-1]] for line in done.stdout.splitlines() if "│" in line]
+
+
+@pytest.mark.parametrize("algorithm", ["eagle2", "dyspec"])  # likeliest children are searched, others are drawn
+def test_growth_leaves_out_what_runs_over_the_vocabulary(algorithm):
+    rows = rows_of("benchmarks.growth", "--steps", "8", "--only", algorithm)
+    assert [row[0] for row in rows] == [algorithm] * 4
+    for _, _, calls, whole, growth, _, _ in rows:
+        assert float(calls) > 1
+        assert 0 < float(growth) < 0.95 * float(whole)
+
+
+def test_decisions_are_timed_at_sixty_nodes():
+    rows = rows_of("benchmarks.decisions", "--steps", "8")
+    assert [row[:2] for row in rows] == [["cast", "61"], ["cast_rate", "61"]]
+    assert all(float(row[3]) > 0 for row in rows)
