@@ -14,9 +14,10 @@ from algorithms.confidence import Calibration
 from algorithms.cost_aware import CostAware, Counts, Floats, Layer, pooled_order
 from algorithms.growth import Growth
 from algorithms.registry import register
+from backend.arrays import pick
 from backend.costs import CostModel
 from backend.errors import TreebenchError
-from backend.tree import Accepted, Draft, pick
+from backend.tree import Accepted, Draft
 
 CALIBRATIONS = ("none", "online")
 

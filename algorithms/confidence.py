@@ -6,7 +6,8 @@ import numpy as np
 from jaxtyping import Float
 from numpy.typing import NDArray
 
-from backend.tree import NO_NODE, Accepted, Draft, on_host
+from backend.arrays import on_host
+from backend.tree import NO_NODE, Accepted, Draft
 
 Floats = NDArray[np.float64]
 BINS = 12  # of a draft probability p: bin b holds 2^-(b + 1) < p <= 2^-b, the last one all below

@@ -10,10 +10,11 @@ from algorithms.base import Drafter, TreeAlgorithm
 from algorithms.growth import Children, Growth
 from algorithms.prices import Prices, Sequences
 from algorithms.registry import register
+from backend.arrays import on_host
 from backend.costs import CostModel
 from backend.errors import TreebenchError
 from backend.random import RandomStream
-from backend.tree import NO_NODE, Accepted, Draft, TokenTree, on_host
+from backend.tree import NO_NODE, Accepted, Draft, TokenTree
 
 
 @register("goodput_chain")

@@ -9,11 +9,12 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from algorithms.base import Drafter, ReducedDrafter
+from backend.arrays import on_host, pick
 from backend.errors import TreebenchError
 from backend.random import RandomStream
 from backend.sampling import Sampler
 from backend.top_k import top_k
-from backend.tree import NO_NODE, Draft, Proposal, TokenTree, TreeBuilder, on_host, pick
+from backend.tree import NO_NODE, Draft, Proposal, TokenTree, TreeBuilder
 
 CHILDREN = {
     "top_k": Proposal.DETERMINISTIC,

@@ -5,8 +5,9 @@ from jaxtyping import Int
 from numpy.typing import NDArray
 from torch import Tensor
 
+from backend.arrays import on_host
 from backend.costs import CostModel, Seconds
-from backend.tree import Accepted, on_host
+from backend.tree import Accepted
 
 
 class Prices:

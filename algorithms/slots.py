@@ -6,7 +6,8 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from algorithms.growth import Growth, Offspring, best_places
-from backend.tree import NO_NODE, Proposal, on_host, pick
+from backend.arrays import on_host, pick
+from backend.tree import NO_NODE, Proposal
 
 
 def slot_values(

@@ -5,7 +5,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from backend.tree import NO_NODE, WORD_BITS, Accepted, Draft, TokenTree, TreeBuilder, on_host
+from backend.arrays import on_host
+from backend.tree import NO_NODE, WORD_BITS, Accepted, Draft, TokenTree, TreeBuilder
 
 SIZES = [3, 20, 64, 65, 100, 129, 150]
 

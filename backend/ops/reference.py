@@ -5,6 +5,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from backend.arrays import on_host
 from backend.plan import ForwardPlan
 from backend.tree import NO_NODE
 
@@ -45,12 +46,13 @@ def keep(
     """Slot `lengths + k` of each row takes what slot `lengths + places[:, k]` holds, in place; `NO_NODE` takes nothing.
 
     Places ascend and place k is at least k, so a row's sources are all read before the only overlapping stores. A row
-    at a time: indexing rows and slots at once moves whole axes about.
+    at a time: indexing rows and slots at once moves whole axes about. On the host, only rows where something moves: any
+    other device would have to be waited for.
     """
     order = torch.arange(places.shape[1], device=places.device)
     moves = (places != NO_NODE) & (places != order)
     sources = lengths[:, None] + torch.where(moves, places, order)
-    for row in moves.any(1).nonzero()[:, 0].tolist() if places.is_cpu else range(len(places)):  # others would wait
+    for row in on_host(moves).any(1).nonzero()[0].tolist() if places.is_cpu else range(len(places)):
         cells = stack[:, row]
         cells.index_copy_(2, lengths[row] + order, cells.index_select(2, sources[row]))
 

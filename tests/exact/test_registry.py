@@ -17,10 +17,11 @@ from algorithms.fixed_tree import FixedTree
 from algorithms.growth import Growth, Offspring
 from algorithms.registry import ALGORITHMS, create, needs_drafter
 from backend.acceptance import RULES, AcceptanceRule, check_compatible, create_rule
+from backend.arrays import on_host
 from backend.errors import Incompatible
 from backend.random import RandomStream
 from backend.sampling import Sampler
-from backend.tree import NO_NODE, Draft, Proposal, TokenTree, on_host
+from backend.tree import NO_NODE, Draft, Proposal, TokenTree
 from tests.exact.branching import Replay, enumerate_runs
 from tests.exact.laws import law_of, step, total_variation, uses_fresh_noise, verify
 from tests.exact.models import Law, LawDrafter, Model, random_law
