@@ -1,5 +1,6 @@
 """The backend's operations in plain torch: the CPU path, and the reference that kernels are tested against."""
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int
@@ -52,7 +53,8 @@ def keep(
     order = torch.arange(places.shape[1], device=places.device)
     moves = (places != NO_NODE) & (places != order)
     sources = lengths[:, None] + torch.where(moves, places, order)
-    for row in on_host(moves).any(1).nonzero()[0].tolist() if places.is_cpu else range(len(places)):
+    rows = np.flatnonzero(on_host(moves).any(1)).tolist() if places.is_cpu else range(len(places))
+    for row in rows:
         cells = stack[:, row]
         cells.index_copy_(2, lengths[row] + order, cells.index_select(2, sources[row]))
 
