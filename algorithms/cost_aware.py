@@ -12,6 +12,7 @@ from torch import Tensor
 from algorithms.base import Drafter, TreeAlgorithm
 from algorithms.growth import Children, Growth
 from algorithms.prices import Prices, Sequences
+from backend.arrays import pick
 from backend.costs import CostModel
 from backend.errors import TreebenchError
 from backend.random import RandomStream
@@ -123,7 +124,7 @@ class CostAware(TreeAlgorithm):
 
     def _layer(self, values: Floats, first: int) -> Layer:
         order = (-values).argsort(1, kind="stable")
-        ordered = values[0, order] if len(values) == 1 else np.take_along_axis(values, order, 1)
+        ordered = pick(values, order)
         return Layer(order + first, ordered, self.utility(ordered))
 
     def utility(self, ordered: Floats) -> Floats:

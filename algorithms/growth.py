@@ -89,9 +89,8 @@ class Growth:
         if self.children.proposal is not Proposal.DETERMINISTIC:
             return self._draw(nodes, self.drafter.expand(self.tree, there), width)
         drafted: Tensor | None = getattr(self.drafter, "draft_tokens", None)
-        reduced = cast(ReducedDrafter, self.drafter)
-        log_probs = (self.drafter.expand if drafted is None else reduced.expand_drafted)(self.tree, there)
-        return self._search(log_probs, width, drafted)
+        expand = self.drafter.expand if drafted is None else cast(ReducedDrafter, self.drafter).expand_drafted
+        return self._search(expand(self.tree, there), width, drafted)
 
     def _search(
         self, log_probs: Float[Tensor, "batch frontier vocab"], width: int, drafted: Int[Tensor, " vocab"] | None
@@ -169,7 +168,7 @@ def compact(nodes: Int[Tensor, "batch node"]) -> Int[Tensor, "batch width"]:
     places = (
         np.arange(counts.max(initial=0)) - counts[:, None]
     )  # from the end, so that rows begin with their first node
-    return torch.from_numpy(np.where(places < 0, ordered[np.arange(len(ordered))[:, None], places], NO_NODE))
+    return torch.from_numpy(np.where(places < 0, pick(ordered, places), NO_NODE))
 
 
 def take(

@@ -5,7 +5,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from algorithms.growth import Growth, Offspring, best_places
+from algorithms.growth import Growth, Offspring, best_places, take
 from backend.arrays import on_host, pick
 from backend.tree import NO_NODE, Proposal
 
@@ -50,14 +50,12 @@ def fill_best(
     places = best_places(slots, min(budget, int(num_children.sum(1).max())))
     values = pick(slots, places)
     of, rank = divmod(places, max(width, 1))
-    parents = np.where(values > 0, pick(frontier.numpy(), of), NO_NODE)
-    drawn = of * offspring.tokens.shape[2] + rank
-    tokens, log_probs = (pick(on_host(field).reshape(len(places), -1), drawn) for field in offspring)
-    return torch.from_numpy(growth.builder.add(parents, tokens, log_probs)), values
+    parents, children = take(frontier, offspring, of * offspring.tokens.shape[2] + rank)
+    return growth.add(torch.from_numpy(np.where(values > 0, parents.numpy(), NO_NODE)), children), values
 
 
 def best_nodes(values: Float[np.ndarray, "batch node"], budget: int) -> Int[Tensor, "batch kept"]:
     """The root and the nodes in the `budget` best slots; ancestors and earlier siblings win ties."""
     places = best_places(values, budget + 1)
-    worthless = np.take_along_axis(values, places, 1) <= 0
+    worthless = pick(values, places) <= 0
     return torch.from_numpy(np.where(worthless, NO_NODE, places))
