@@ -33,16 +33,14 @@ class Drafter(Protocol):
         ...
 
 
-class ReducedDrafter(Drafter, Protocol):
-    """A drafter of few of the target's tokens: the likeliest are found faster among them than among all."""
+class SelectiveDrafter(Drafter, Protocol):
+    """A drafter that finds its likeliest tokens faster than by searching the whole vocabulary."""
 
-    draft_tokens: Int[Tensor, " draft"] | None
-    """None where it happens to draft all tokens: then only `expand` is asked."""
-
-    def expand_drafted(
-        self, tree: TokenTree, nodes: Int[Tensor, "batch frontier"]
-    ) -> Float[Tensor, "batch frontier draft"]:
-        """What `expand` says of `draft_tokens`, in their order."""
+    def likeliest(
+        self, tree: TokenTree, nodes: Int[Tensor, "batch frontier"], width: int
+    ) -> tuple[Float[Tensor, "batch frontier few"], Int[Tensor, "batch frontier few"]]:
+        """The `width` largest values of what `expand` says and their tokens, in descending order. They may be fewer
+        where the drafter never proposes so many; -inf where it proposes nothing."""
         ...
 
 

@@ -8,9 +8,9 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from algorithms.base import Drafter, TreeAlgorithm
-from algorithms.growth import Children, Growth, Offspring, compact
+from algorithms.growth import Children, Growth, Offspring
 from algorithms.registry import register
-from algorithms.slots import best_nodes, fill_best, first_slot_values, slot_values
+from algorithms.slots import above, best_nodes, fill_best, first_slot_values, slot_values
 from backend.errors import TreebenchError
 from backend.random import RandomStream
 from backend.tree import NO_NODE, Draft, TokenTree
@@ -60,27 +60,26 @@ class DySpec(TreeAlgorithm):
         return growth.draft(self._algorithm1(growth) if self.build == "algorithm1" else self._layerwise(growth))
 
     def _layerwise(self, growth: Growth) -> Int[Tensor, "batch kept"]:
-        frontier, values = growth.root, _of_root(growth)
-        floor = values * np.nextafter(np.float32(self.threshold), np.float32(0))  # what a slot must exceed
+        frontier, first = growth.root, _of_root(growth)
+        values, floor = first, first * np.nextafter(np.float32(self.threshold), np.float32(0))  # slots must exceed it
         while frontier.shape[1]:
             offspring = growth.propose(frontier, self.budget)
-            slots = slot_values(growth, frontier, offspring, values)
+            slots = slot_values(growth, frontier, offspring, first)
             new, filled = fill_best(growth, frontier, offspring, slots, floor, self.budget)
             values = np.concatenate([values, filled], 1)
             if values.shape[1] > self.budget:  # what is not better than the `budget` best so far stays out
                 floor = np.maximum(floor, np.partition(values[:, 1:], -self.budget, axis=1)[:, -self.budget, None])
-            expandable = first_slot_values(growth, new, filled) > floor
-            frontier = compact(torch.from_numpy(np.where(expandable, new.numpy(), NO_NODE)))
+            frontier, first = above(floor, new, first_slot_values(growth, new, filled))
         return best_nodes(values, self.budget)
 
     def _algorithm1(self, growth: Growth) -> Int[Tensor, "batch kept"]:
         """The paper's loop: pop the best slot, draw its token, push its child's slots; siblings wait in the heap."""
         heaps = [[] for _ in growth.root]
         orders = [[()] for _ in heaps]  # draw order along the path of each node; ties pop ancestors and elders first
-        node, values = growth.root, _of_root(growth)
+        node, first = growth.root, _of_root(growth)
         for _ in range(self.budget):
             offspring = growth.propose(node, self.budget)
-            slots = slot_values(growth, node, offspring, values)
+            slots = slot_values(growth, node, offspring, first)
             rows = zip(heaps, orders, node[:, 0].tolist(), slots[:, 0].tolist(), strict=True)
             for b, (heap, order, parent, row_slots) in enumerate(rows):
                 for j, value in enumerate(row_slots if parent != NO_NODE else ()):
@@ -89,7 +88,7 @@ class DySpec(TreeAlgorithm):
                         token, log_prob = offspring.tokens[b, 0, j].item(), offspring.log_probs[b, 0, j].item()
                         heapq.heappush(heap, (-value, len(path), path, parent, token, log_prob))
             node, popped = _pop_each(growth, heaps, orders)
-            values = np.concatenate([values, popped], 1)
+            first = first_slot_values(growth, node, popped)
         return growth.nodes
 
 

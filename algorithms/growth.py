@@ -5,10 +5,10 @@ from typing import Any, NamedTuple, cast
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from algorithms.base import Drafter, ReducedDrafter
+from algorithms.base import Drafter, SelectiveDrafter
 from backend.arrays import on_host, pick
 from backend.errors import TreebenchError
 from backend.random import RandomStream
@@ -88,16 +88,14 @@ class Growth:
         there = nodes.to(self.builder.device)
         if self.children.proposal is not Proposal.DETERMINISTIC:
             return self._draw(nodes, self.drafter.expand(self.tree, there), width)
-        drafted: Tensor | None = getattr(self.drafter, "draft_tokens", None)
-        expand = self.drafter.expand if drafted is None else cast(ReducedDrafter, self.drafter).expand_drafted
-        return self._search(expand(self.tree, there), width, drafted)
+        if hasattr(self.drafter, "likeliest"):
+            log_probs, tokens = cast(SelectiveDrafter, self.drafter).likeliest(self.tree, there, width)
+        else:
+            log_probs, tokens = self._search(self.drafter.expand(self.tree, there), width)
+        return Offspring(tokens.cpu(), log_probs.cpu())
 
-    def _search(
-        self, log_probs: Float[Tensor, "batch frontier vocab"], width: int, drafted: Int[Tensor, " vocab"] | None
-    ) -> Offspring:
-        values, places = top_k(log_probs, min(width, log_probs.shape[2]))
-        tokens = places if drafted is None else drafted[places]
-        return Offspring(tokens.cpu(), values.cpu())
+    def _search(self, log_probs: Float[Tensor, "batch frontier vocab"], width: int) -> tuple[Tensor, Tensor]:
+        return top_k(log_probs, min(width, log_probs.shape[2]))
 
     def _draw(self, nodes: Tensor, log_probs: Float[Tensor, "batch frontier vocab"], width: int) -> Offspring:
         width = min(width, log_probs.shape[2])
@@ -112,6 +110,8 @@ class Growth:
 
     def _ranks(self, nodes: Int[Tensor, "batch frontier"]) -> Int[Tensor, "batch frontier"]:
         """A node's number among its own row's nodes: it counts draws, which must not depend on the other rows."""
+        if not self.builder.has_gaps:
+            return nodes.clamp(min=0)
         ranks = self.builder.exists.cumsum(1) - 1
         return torch.from_numpy(pick(ranks, nodes.numpy().clip(min=0)))
 
@@ -121,6 +121,20 @@ class Growth:
         parents = np.where(log_probs == -np.inf, NO_NODE, of).reshape(len(of), -1)
         shape = parents.shape
         return torch.from_numpy(self.builder.add(parents, tokens.reshape(shape), log_probs.reshape(shape)))
+
+    def add_some(
+        self,
+        nodes: Int[Tensor, "batch frontier"],
+        offspring: Offspring,
+        of: Int[np.ndarray, "batch taken"],
+        rank: Int[np.ndarray, "batch taken"],
+        is_taken: Bool[np.ndarray, "batch taken"] | bool = True,
+    ) -> Int[Tensor, "batch taken"]:
+        """As `add`, of some candidates only: `nodes[of]`'s child of that rank, unless it is not to be taken."""
+        places = of * offspring.tokens.shape[2] + rank
+        tokens, log_probs = (pick(on_host(values).reshape(len(of), -1), places) for values in offspring)
+        parents = np.where((log_probs != -np.inf) & is_taken, pick(nodes.numpy(), of), NO_NODE)
+        return torch.from_numpy(self.builder.add(parents, tokens, log_probs))
 
     def expand(self, nodes: Int[Tensor, "batch frontier"], width: int) -> Int[Tensor, "batch new"]:
         """`propose` and `add` in one; nothing to expand gives nothing."""
@@ -171,17 +185,9 @@ def compact(nodes: Int[Tensor, "batch node"]) -> Int[Tensor, "batch width"]:
     return torch.from_numpy(np.where(places < 0, pick(ordered, places), NO_NODE))
 
 
-def take(
-    nodes: Int[Tensor, "batch frontier"], offspring: Offspring, places: Int[np.ndarray, "batch taken"]
-) -> tuple[Int[Tensor, "batch taken"], Offspring]:
-    """The candidates at `places` of the flattened offspring, for `Growth.add`: their parents, one child each."""
-    parents = pick(nodes.numpy(), places // offspring.tokens.shape[2])
-    fields = (pick(on_host(values).reshape(len(places), -1), places) for values in offspring)
-    return torch.from_numpy(parents), Offspring(*(torch.from_numpy(field[:, :, None]) for field in fields))
-
-
 def add_likeliest(growth: Growth, nodes: Int[Tensor, "batch frontier"], count: int) -> Int[Tensor, "batch new"]:
     """Of `count` candidate children per node, add the `count` of highest path probability over all the nodes."""
     offspring = growth.propose(nodes, count)
     path = growth.reached(nodes)[:, :, None] + on_host(offspring.log_probs)
-    return growth.add(*take(nodes, offspring, best_places(path.reshape(len(path), -1), count)))
+    places = best_places(path.reshape(len(path), -1), count)
+    return growth.add_some(nodes, offspring, *divmod(places, path.shape[2]))

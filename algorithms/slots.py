@@ -5,7 +5,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from algorithms.growth import Growth, Offspring, best_places, take
+from algorithms.growth import Growth, Offspring, best_places
 from backend.arrays import on_host, pick
 from backend.tree import NO_NODE, Proposal
 
@@ -14,23 +14,23 @@ def slot_values(
     growth: Growth,
     frontier: Int[Tensor, "batch frontier"],
     offspring: Offspring,
-    values: Float[np.ndarray, "batch node"],
+    first: Float[np.ndarray, "batch frontier"],
 ) -> Float[np.ndarray, "batch frontier width"]:
-    """Values before the draw; whatever rounding says, never above an elder sibling's or the parent's. 0: no slot."""
-    log_probs = on_host(offspring.log_probs)
-    reached, drawn = np.exp(growth.reached(frontier)), np.exp(log_probs)
+    """Values before the draw, from those of the first slots; never above an elder sibling's. 0: no slot."""
+    drawn = np.exp(on_host(offspring.log_probs))
     if growth.children.proposal is Proposal.DETERMINISTIC:
-        share = drawn
-    else:
-        share = np.minimum.accumulate(np.maximum(1 - (drawn.cumsum(2) - drawn), 0), axis=2)
-    slots = np.minimum(reached[:, :, None] * share, pick(values, frontier.numpy())[:, :, None])
-    return np.where(log_probs == -np.inf, 0, slots)
+        return first[:, :, None] * drawn
+    slots = np.ones_like(drawn)
+    np.subtract(1, drawn[:, :, :-1].cumsum(2), out=slots[:, :, 1:])
+    slots *= first[:, :, None]
+    slots *= drawn > 0
+    return np.maximum(slots, 0, out=slots)
 
 
 def first_slot_values(
     growth: Growth, nodes: Int[Tensor, "batch node"], values: Float[np.ndarray, "batch node"]
 ) -> Float[np.ndarray, "batch node"]:
-    """What the first child of each node is worth: that the node is reached; `values` are those of its own slot."""
+    """What the first child of each node is worth: that the node is reached; never above its own slot's `values`."""
     return np.minimum(np.exp(growth.reached(nodes)), values)
 
 
@@ -50,8 +50,19 @@ def fill_best(
     places = best_places(slots, min(budget, int(num_children.sum(1).max())))
     values = pick(slots, places)
     of, rank = divmod(places, max(width, 1))
-    parents, children = take(frontier, offspring, of * offspring.tokens.shape[2] + rank)
-    return growth.add(torch.from_numpy(np.where(values > 0, parents.numpy(), NO_NODE)), children), values
+    return growth.add_some(frontier, offspring, of, rank, values > 0), values
+
+
+def above(
+    floor: Float[np.ndarray, "batch 1"], nodes: Int[Tensor, "batch node"], values: Float[np.ndarray, "batch node"]
+) -> tuple[Int[Tensor, "batch kept"], Float[np.ndarray, "batch kept"]]:
+    """The nodes whose value exceeds `floor`, in their order, and the values; rows are padded with `NO_NODE` and 0."""
+    is_kept = values > floor
+    places = (~is_kept).argsort(axis=1, kind="stable")[:, : is_kept.sum(1).max()]
+    padding = ~pick(is_kept, places)
+    kept, worth = pick(nodes.numpy(), places), pick(values, places)
+    kept[padding], worth[padding] = NO_NODE, 0
+    return torch.from_numpy(kept), worth
 
 
 def best_nodes(values: Float[np.ndarray, "batch node"], budget: int) -> Int[Tensor, "batch kept"]:

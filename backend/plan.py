@@ -185,5 +185,5 @@ def place_of(nodes: Int[Tensor, "batch node"], among: Int[Tensor, "batch entry"]
     if not among.shape[1]:
         return torch.full_like(nodes, NO_NODE)
     same = (nodes[:, :, None] == among[:, None, :]) & (nodes != NO_NODE)[:, :, None]
-    found, place = same.int().max(2)
-    return place.masked_fill(found == 0, NO_NODE)
+    found, place = same.max(2)
+    return place.masked_fill(~found, NO_NODE)

@@ -114,6 +114,7 @@ class TreeBuilder:
         self._tree: TokenTree | None = tree
         self.fields = Fields(*(on_host(getattr(tree, name)) for name in Fields._fields))
         self._reserve()
+        self.has_gaps = not self.exists.all()  # whether a row lacks a node that another one has
 
     @property
     def exists(self) -> Bool[np.ndarray, "batch node"]:
@@ -140,6 +141,7 @@ class TreeBuilder:
         self._tree = None
         missing = new_parents == NO_NODE
         if missing.any():
+            self.has_gaps = True
             log_probs[here][missing], ancestors[here][missing] = -np.inf, 0
         return np.where(missing, NO_NODE, np.arange(start, self.num_nodes))
 

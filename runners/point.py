@@ -1,13 +1,13 @@
 """Builds the parts of one benchmark point from its config."""
 
 import importlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from typing import Any, cast
+from typing import Any
 
 import torch
 
-from algorithms.base import Drafter, ReducedDrafter, TreeAlgorithm
+from algorithms.base import Drafter, TreeAlgorithm
 from algorithms.registry import ALGORITHMS, create, needs_drafter
 from backend.acceptance import AcceptanceRule, check_compatible, create_rule, default_rule
 from backend.costs import CostModel
@@ -207,7 +207,8 @@ class ClockedDrafter:
         self.clock = clock
 
     def __getattr__(self, name: str) -> Any:
-        return getattr(self.drafter, name)
+        found = getattr(self.drafter, name)
+        return self._timed(found) if name == "likeliest" else found
 
     @property
     def members(self) -> dict[str, Any]:
@@ -215,12 +216,14 @@ class ClockedDrafter:
         return {name: ClockedDrafter(member, self.clock) for name, member in self.drafter.members.items()}  # type: ignore[attr-defined]
 
     def expand(self, tree: TokenTree, nodes: torch.Tensor) -> torch.Tensor:
-        with self.clock.stage("draft"):
-            return self.drafter.expand(tree, nodes)
+        return self._timed(self.drafter.expand)(tree, nodes)
 
-    def expand_drafted(self, tree: TokenTree, nodes: torch.Tensor) -> torch.Tensor:
-        with self.clock.stage("draft"):
-            return cast(ReducedDrafter, self.drafter).expand_drafted(tree, nodes)
+    def _timed(self, ask: Callable[..., Any]) -> Callable[..., Any]:
+        def timed(*arguments: Any) -> Any:
+            with self.clock.stage("draft"):
+                return ask(*arguments)
+
+        return timed
 
 
 def _split(group: str, values: Mapping[str, Any], *keys: str) -> tuple[Any, dict[str, Any]]:

@@ -25,15 +25,27 @@ class Recorder:
     def __init__(self, drafter: Drafter, prompts: list[list[int]]) -> None:
         self.drafter = drafter
         self.committed = [prompt[:-1] for prompt in prompts]
-        self.answers: list[tuple[torch.Tensor, torch.Tensor]] = []
+        self.answers: list[tuple[torch.Tensor, torch.Tensor, torch.Tensor]] = []  # nodes, log-probabilities, tokens
 
     def __getattr__(self, name):
         return getattr(self.drafter, name)
 
     def expand(self, tree: TokenTree, nodes):
         log_probs = self.drafter.expand(tree, nodes)
-        self.answers.append((nodes, log_probs))
+        self.answers.append((nodes, log_probs, torch.arange(log_probs.shape[2]).expand_as(log_probs)))
         return log_probs
+
+    @property
+    def likeliest(self):
+        """Where the drafter has it."""
+        ask = self.drafter.likeliest  # type: ignore[attr-defined]
+
+        def recorded(tree: TokenTree, nodes, width: int):
+            log_probs, tokens = ask(tree, nodes, width)
+            self.answers.append((nodes, log_probs, tokens))
+            return log_probs, tokens
+
+        return recorded
 
     def commit(self, tree: TokenTree, accepted: Accepted, verified):
         tokens = tree.tokens.gather(1, accepted.path.clamp(min=0)).tolist()
@@ -56,10 +68,14 @@ class Checked(TreeAlgorithm):
         every = torch.arange(draft.tree.num_nodes).expand_as(draft.tree.tokens)
         every = every.masked_fill(~draft.tree.exists, NO_NODE)
         one_shot = self.fresh(self.recorder.committed).expand(draft.tree, every)
-        for nodes, log_probs in self.recorder.answers:
+        for nodes, log_probs, tokens in self.recorder.answers:
             for row, place in (nodes != NO_NODE).nonzero().tolist():
-                expected = one_shot[row, nodes[row, place]]
-                torch.testing.assert_close(log_probs[row, place], expected, atol=2e-5, rtol=1e-5)
+                everything, found = one_shot[row, nodes[row, place]], log_probs[row, place]
+                said = found > -torch.inf
+                expected = torch.where(said, everything[tokens[row, place]], -torch.inf)
+                torch.testing.assert_close(found, expected, atol=2e-5, rtol=1e-5)
+                assert said.sum() == min(len(found), (everything > -torch.inf).sum())
+                torch.testing.assert_close(found.sum(), everything.topk(len(found)).values.sum(), atol=2e-3, rtol=1e-4)
                 self.num_checked += 1
         return draft
 

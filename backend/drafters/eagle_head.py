@@ -15,6 +15,7 @@ from backend.loading import LoadedModel
 from backend.model import TreeModel
 from backend.plan import ForwardPlan, place_of, prompt_plan, tree_plan
 from backend.timing import Stopwatch
+from backend.top_k import top_k
 from backend.tree import NO_NODE, Accepted, TokenTree, Verified
 
 
@@ -71,14 +72,22 @@ class EagleHeadDrafter:
         everything = drafted.new_full((*drafted.shape[:2], self.target.vocab_size), -torch.inf)
         return everything.scatter_(2, self.draft_tokens.expand_as(drafted), drafted)  # index_copy_ is slower on a CPU
 
+    def likeliest(
+        self, tree: TokenTree, nodes: Int[Tensor, "batch new"], width: int
+    ) -> tuple[Float[Tensor, "batch new few"], Int[Tensor, "batch new few"]]:
+        """Found among the tokens that can be drafted."""
+        drafted = self.expand_drafted(tree, nodes)
+        values, places = top_k(drafted, min(width, drafted.shape[2]))
+        return values, places if self.draft_tokens is None else self.draft_tokens[places]
+
     def expand_drafted(self, tree: TokenTree, nodes: Int[Tensor, "batch new"]) -> Float[Tensor, "batch new draft"]:
         """One pass per level of the tree that the nodes lie on; ancestors that the head has not seen come first."""
-        levels = self._unseen_levels(tree, nodes)
-        for level in levels:
-            self._expand_level(tree, level)
-        if levels[-1] is nodes:
-            states = self.outputs[:, -nodes.shape[1] :]
+        parents, places = self._parents(tree, nodes)
+        if ((parents == NO_NODE) | (places != NO_NODE)).all():
+            states = self._expand_level(tree, nodes, parents, places)
         else:
+            for level in self._unseen_levels(tree, nodes):
+                self._expand_level(tree, level, *self._parents(tree, level))
             states = self._of_nodes(self.outputs, place_of(nodes, self.entries))
         with self.clock.stage("forward"), matrix_product_for(nodes.numel(), self.target.model):
             logits = self.head.logits(states)
@@ -101,23 +110,24 @@ class EagleHeadDrafter:
         self.entries = self.entries[:, :0]
         self.outputs = self.outputs[:, :0]
 
-    def _unseen_levels(self, tree: TokenTree, nodes: Tensor) -> list[Tensor]:
+    def _parents(self, tree: TokenTree, nodes: Tensor) -> tuple[Tensor, Tensor]:
+        """Each node's parent and where that lies among the entries; `NO_NODE` for none."""
         parents = tree.parents.gather(1, nodes.clamp(min=0)).masked_fill(nodes == NO_NODE, NO_NODE)
-        known = (parents == NO_NODE) | (place_of(parents, self.entries) != NO_NODE)
-        if known.all():
-            return [nodes]
+        return parents, place_of(parents, self.entries)
+
+    def _unseen_levels(self, tree: TokenTree, nodes: Tensor) -> list[Tensor]:
         every = torch.arange(tree.num_nodes, device=nodes.device).expand(nodes.shape[0], -1)
         wanted = tree.is_ancestor(every, nodes).any(1) & (place_of(every, self.entries) == NO_NODE)
         levels = [wanted & (tree.depths == depth) for depth in range(tree.height + 1)]
         return [_columns(every, level) for level in levels if level.any()]
 
-    def _expand_level(self, tree: TokenTree, nodes: Tensor) -> None:
-        """Nodes whose parents have been expanded, or the root: one forward, the owed tokens in front."""
+    def _expand_level(self, tree: TokenTree, nodes: Tensor, parents: Tensor, places: Tensor) -> Tensor:
+        """Of nodes whose parents have been expanded, or the root: one forward, the owed tokens in front."""
         cache, num_owed = self._cache(), self.owed_tokens.shape[1]
         owed = self.owed if num_owed else None
         plan = tree_plan(tree, nodes, self.entries, cache.lengths, cache.longest, owed, num_owed)
         tokens = torch.cat([self.owed_tokens, tree.tokens.gather(1, nodes.clamp(min=0))], 1)
-        states = torch.cat([self.owed_states, self._states_before(tree, nodes)], 1)
+        states = torch.cat([self.owed_states, self._states_before(parents, places)], 1)
         output = self._forward(Rows(self.embeddings(tokens), states, plan.positions), plan)[:, num_owed:]
         self.outputs = torch.cat([self.outputs, output], 1)
         self.entries = torch.cat([self.entries, nodes], 1)
@@ -125,12 +135,11 @@ class EagleHeadDrafter:
             cache.lengths += owed
             cache.settle()
             self._owe_nothing(nodes.shape[0])
+        return output
 
-    def _states_before(self, tree: TokenTree, nodes: Tensor) -> Tensor:
+    def _states_before(self, parents: Tensor, places: Tensor) -> Tensor:
         if not self.entries.shape[1]:  # only the root has no parent to wait for
-            return self.root_state.expand(-1, nodes.shape[1], -1)
-        parents = tree.parents.gather(1, nodes.clamp(min=0))
-        places = place_of(parents.masked_fill(nodes == NO_NODE, NO_NODE), self.entries)
+            return self.root_state.expand(-1, parents.shape[1], -1)
         own = self._of_nodes(self.outputs, places)
         return torch.where((parents == NO_NODE)[:, :, None], self.root_state, own)
 
@@ -154,15 +163,19 @@ class EagleHeadDrafter:
 
     def _owe(self, tokens: Tensor, states: Tensor, count: Tensor) -> None:
         """What a row owes already goes first; a row that never expanded in the last steps owes several steps."""
+        if self.owed_tokens.shape[1]:
+            tokens, states = self._behind_owed(tokens, states)
+        self.owed = self.owed + count
+        longest = int(self.owed.max())
+        self.owed_tokens, self.owed_states = tokens[:, :longest], states[:, :longest]
+
+    def _behind_owed(self, tokens: Tensor, states: Tensor) -> tuple[Tensor, Tensor]:
         width = self.owed_tokens.shape[1] + tokens.shape[1]
         order = torch.arange(width, device=tokens.device)
         place = torch.where(order < self.owed[:, None], order, self.owed_tokens.shape[1] + order - self.owed[:, None])
-        place = place.clamp(max=max(0, width - 1))
-        self.owed_tokens = torch.cat([self.owed_tokens, tokens], 1).gather(1, place)
-        self.owed_states = self._of_nodes(torch.cat([self.owed_states, states], 1), place)
-        self.owed = self.owed + count
-        longest = int(self.owed.max())
-        self.owed_tokens, self.owed_states = self.owed_tokens[:, :longest], self.owed_states[:, :longest]
+        place = place.clamp(max=width - 1)
+        every_token = torch.cat([self.owed_tokens, tokens], 1)
+        return every_token.gather(1, place), self._of_nodes(torch.cat([self.owed_states, states], 1), place)
 
     def _forget(self, batch: int) -> None:
         self.entries = self.root_state.new_empty(batch, 0, dtype=torch.int64)

@@ -2,10 +2,10 @@
 
 from dataclasses import dataclass, field
 
-import torch
-from jaxtyping import Float, Int
+from jaxtyping import Int
 from torch import Tensor
 
+from backend.drafters.copier import Copier, certain
 from backend.drafters.registry import register
 from backend.loading import LoadedModel
 from backend.targets import Target
@@ -20,7 +20,7 @@ class _Row:
     sources: dict[int, int] = field(default_factory=dict)  # node -> index in the text of the token that it proposes
 
 
-class PromptLookup:
+class PromptLookup(Copier):
     """Longest n-gram first, earliest occurrence, as in the original code and in Spec-Bench.
 
     Matching runs over prompt and output. An occurrence counts only if `continuation` tokens of the text follow it (the
@@ -31,7 +31,7 @@ class PromptLookup:
     name = "prompt_lookup"
 
     def __init__(self, vocab_size: int, max_ngram: int, min_ngram: int, continuation: int) -> None:
-        self.vocab_size = vocab_size
+        super().__init__(vocab_size)
         self.sizes = range(max_ngram, min_ngram - 1, -1)
         self.continuation = continuation
         self.rows: list[_Row] = []
@@ -42,18 +42,13 @@ class PromptLookup:
     def prefill(self, prompts: Int[Tensor, "batch prompt"], lengths: Int[Tensor, " batch"]) -> None:
         self.rows = [_Row(p[:n]) for p, n in zip(prompts.tolist(), lengths.tolist(), strict=True)]
 
-    def expand(self, tree: TokenTree, nodes: Int[Tensor, "batch new"]) -> Float[Tensor, "batch new vocab"]:
+    def _candidates(self, tree: TokenTree, nodes: Tensor) -> tuple[Tensor, Tensor]:
         tokens, parents = tree.tokens.tolist(), tree.parents.tolist()
         proposed = [
             [self._propose(row, tokens[b], parents[b], node) for node in wanted]
             for b, (row, wanted) in enumerate(zip(self.rows, nodes.tolist(), strict=True))
         ]
-        log_probs = torch.full((*nodes.shape, self.vocab_size), -torch.inf, device=nodes.device)
-        for b, row in enumerate(proposed):
-            for i, token in enumerate(row):
-                if token != NO_NODE:
-                    log_probs[b, i, token] = 0.0
-        return log_probs
+        return certain(proposed, nodes.device)
 
     def commit(self, tree: TokenTree, accepted: Accepted, verified: Verified | None = None) -> None:
         committed = tree.tokens.gather(1, accepted.path.clamp(min=0)).tolist()
@@ -95,8 +90,9 @@ def find_ngram(text: list[int], path: list[int], sizes: range, continuation: int
     """Where in `text` the earliest occurrence of the longest n-gram that ends `text + path` goes on."""
     everything = text + path
     for size in sizes:
-        ngram = everything[-size:]
-        for end in range(size, len(text) - continuation + 1):
-            if text[end - 1] == ngram[-1] and text[end - size : end] == ngram:
+        ngram, end, latest = everything[-size:], size - 1, max(0, len(text) - continuation)
+        while ngram[-1] in (rest := text[end:latest]):
+            end += rest.index(ngram[-1]) + 1
+            if text[end - size : end] == ngram:
                 return end
     return None

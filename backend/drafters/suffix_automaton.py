@@ -6,10 +6,10 @@ time (Blumer et al. 1985). This is the paper's dynamic automaton without the sta
 
 from dataclasses import dataclass, field
 
-import torch
-from jaxtyping import Float, Int
+from jaxtyping import Int
 from torch import Tensor
 
+from backend.drafters.copier import Copier, certain
 from backend.drafters.registry import register
 from backend.errors import TreebenchError
 from backend.loading import LoadedModel
@@ -92,7 +92,7 @@ class Automaton:
         return len(self.length) - 1
 
 
-class SuffixAutomaton:
+class SuffixAutomaton(Copier):
     """Each node proposes what followed the longest suffix of text and path where it occurred before, if that suffix has
     at least `min_match` tokens; `occurrence` says whether the earliest or the latest one counts."""
 
@@ -101,7 +101,7 @@ class SuffixAutomaton:
     def __init__(self, vocab_size: int, min_match: int, occurrence: str) -> None:
         if occurrence not in OCCURRENCES:
             raise TreebenchError(f"suffix_automaton.occurrence must be earliest or latest, not {occurrence!r}")
-        self.vocab_size = vocab_size
+        super().__init__(vocab_size)
         self.min_match = max(min_match, 1)
         self.latest = occurrence == "latest"
         self.rows: list[Automaton] = []
@@ -116,15 +116,13 @@ class SuffixAutomaton:
         for automaton, prompt, length in zip(self.rows, prompts.tolist(), lengths.tolist(), strict=True):
             self._append(automaton, prompt[:length])
 
-    def expand(self, tree: TokenTree, nodes: Int[Tensor, "batch new"]) -> Float[Tensor, "batch new vocab"]:
+    def _candidates(self, tree: TokenTree, nodes: Tensor) -> tuple[Tensor, Tensor]:
         tokens, parents = tree.tokens.tolist(), tree.parents.tolist()
         proposed = [
             [self._propose(row, tokens[row], parents[row], node) for node in wanted]
             for row, wanted in enumerate(nodes.tolist())
         ]
-        chosen = torch.tensor(proposed, device=nodes.device)[:, :, None]
-        log_probs = torch.full((*nodes.shape, self.vocab_size), -torch.inf, device=nodes.device)
-        return log_probs.scatter_(2, chosen.clamp(min=0), torch.where(chosen == NO_NODE, -torch.inf, 0.0))
+        return certain(proposed, nodes.device)
 
     def commit(self, tree: TokenTree, accepted: Accepted, verified: Verified | None = None) -> None:
         committed = tree.tokens.gather(1, accepted.path.clamp(min=0)).tolist()

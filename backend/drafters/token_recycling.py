@@ -1,9 +1,10 @@
 """Token Recycling (Luo et al. 2024, arXiv 2408.08696): what the target last thought might follow each token."""
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Int
 from torch import Tensor
 
+from backend.drafters.copier import Copier
 from backend.drafters.registry import register
 from backend.loading import LoadedModel
 from backend.targets import Target
@@ -13,7 +14,7 @@ from backend.tree import NO_NODE, Accepted, TokenTree, Verified
 NO_SUCCESSOR = -1
 
 
-class TokenRecycling:
+class TokenRecycling(Copier):
     """An adjacency matrix, vocabulary x `successors`, with a row of the target's likeliest tokens after each token.
 
     Every verified node refreshes its token's row, rejected ones too; of nodes with the same token the last one stays.
@@ -24,7 +25,7 @@ class TokenRecycling:
     name = "token_recycling"
 
     def __init__(self, vocab_size: int, successors: int) -> None:
-        self.vocab_size = vocab_size
+        super().__init__(vocab_size)
         self.successors = min(successors, vocab_size)
         self.scores = torch.arange(1, self.successors + 1) * -torch.tensor(2.0).log()
         self.matrix = torch.empty(0, vocab_size, self.successors, dtype=torch.int32)
@@ -36,14 +37,12 @@ class TokenRecycling:
         shape = (prompts.shape[0], self.vocab_size + 1, self.successors)  # what is not to be kept goes to the last row
         self.matrix = torch.full(shape, NO_SUCCESSOR, dtype=torch.int32, device=prompts.device)
 
-    def expand(self, tree: TokenTree, nodes: Int[Tensor, "batch new"]) -> Float[Tensor, "batch new vocab"]:
+    def _candidates(self, tree: TokenTree, nodes: Tensor) -> tuple[Tensor, Tensor]:
         tokens = tree.tokens.gather(1, nodes.clamp(min=0))
         successors = self.matrix.gather(1, tokens[:, :, None].expand(-1, -1, self.successors)).long()
         unknown = (successors == NO_SUCCESSOR) | (nodes == NO_NODE)[:, :, None]
         scores = self.scores.to(nodes.device).expand(successors.shape).masked_fill(unknown, -torch.inf)
-        log_probs = torch.full((*nodes.shape, self.vocab_size + 1), -torch.inf, device=nodes.device)
-        log_probs.scatter_(2, successors.masked_fill(unknown, self.vocab_size), scores)
-        return log_probs[:, :, :-1]
+        return scores, successors.clamp(min=0)
 
     def commit(self, tree: TokenTree, accepted: Accepted, verified: Verified) -> None:
         """Refresh the rows of all verified nodes' tokens. Finished rows learn too, which changes nothing any more."""

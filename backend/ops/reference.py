@@ -50,13 +50,19 @@ def keep(
     at a time: indexing rows and slots at once moves whole axes about. On the host, only rows where something moves: any
     other device would have to be waited for.
     """
+    rows = _rows_that_move(on_host(places)) if places.is_cpu else range(len(places))
+    if not rows:
+        return
     order = torch.arange(places.shape[1], device=places.device)
-    moves = (places != NO_NODE) & (places != order)
-    sources = lengths[:, None] + torch.where(moves, places, order)
-    rows = np.flatnonzero(on_host(moves).any(1)).tolist() if places.is_cpu else range(len(places))
+    sources = lengths[:, None] + torch.where(places == NO_NODE, order, places)
     for row in rows:
         cells = stack[:, row]
         cells.index_copy_(2, lengths[row] + order, cells.index_select(2, sources[row]))
+
+
+def _rows_that_move(places: Int[np.ndarray, "batch path"]) -> list[int]:
+    moves = (places != NO_NODE) & (places != np.arange(places.shape[1]))
+    return np.flatnonzero(moves.any(1)).tolist()
 
 
 def _packed_sinks(sinks: Tensor | None, key: Tensor, query: Tensor) -> Tensor | None:

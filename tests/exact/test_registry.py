@@ -204,9 +204,9 @@ class ClaimsItsTopKWasDrawn(Eagle2):
         return draft._replace(proposal=self.proposal, laws=laws)
 
 
-def worth_of_the_token(growth: Growth, frontier: Any, offspring: Offspring, values: Any) -> Any:
+def worth_of_the_token(growth: Growth, frontier: Any, offspring: Offspring, first: Any) -> Any:
     own = np.exp(growth.reached(frontier)[:, :, None] + on_host(offspring.log_probs))
-    return np.minimum(own, values[growth.builder.rows, frontier.numpy()][:, :, None])
+    return np.minimum(own, first[:, :, None])
 
 
 def resorted(growth: Growth, nodes: torch.Tensor, width: int) -> Offspring:

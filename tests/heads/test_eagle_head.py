@@ -1,8 +1,10 @@
 """The EAGLE drafter against a plain implementation of both heads, over whole decodes with ragged rows."""
 
 from dataclasses import replace
+from functools import partial
 from types import SimpleNamespace
 from typing import Any, cast
+from unittest.mock import patch
 
 import pytest
 import torch
@@ -34,6 +36,7 @@ class Compared:
     def __init__(self, drafter: EagleHeadDrafter, weights: Any, plain: Any, texts: list[list[int]], eagle3: bool):
         self.drafter, self.weights, self.plain, self.eagle3 = drafter, weights, plain, eagle3
         self.texts = [list(text) for text in texts]  # committed tokens and the root
+        self.tokens = slice(None) if drafter.draft_tokens is None else drafter.draft_tokens
         self.num_checked = 0
 
     def __getattr__(self, name: str) -> Any:
@@ -42,8 +45,12 @@ class Compared:
     def expand(self, tree: TokenTree, nodes: torch.Tensor) -> torch.Tensor:
         return self.checked(tree, nodes, self.drafter.expand(tree, nodes), slice(None))
 
-    def expand_drafted(self, tree: TokenTree, nodes: torch.Tensor) -> torch.Tensor:
-        return self.checked(tree, nodes, self.drafter.expand_drafted(tree, nodes), self.drafter.draft_tokens)
+    def likeliest(self, tree: TokenTree, nodes: torch.Tensor, width: int) -> Any:
+        with patch.object(self.drafter, "expand_drafted", partial(self.expand_drafted, self.drafter.expand_drafted)):
+            return self.drafter.likeliest(tree, nodes, width)
+
+    def expand_drafted(self, expand: Any, tree: TokenTree, nodes: torch.Tensor) -> torch.Tensor:
+        return self.checked(tree, nodes, expand(tree, nodes), self.tokens)
 
     def checked(self, tree: TokenTree, nodes: torch.Tensor, log_probs: torch.Tensor, tokens: Any) -> torch.Tensor:
         for row, place in (nodes != NO_NODE).nonzero().tolist():
