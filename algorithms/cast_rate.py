@@ -13,6 +13,7 @@ from algorithms.base import Drafter
 from algorithms.confidence import Calibration
 from algorithms.cost_aware import CostAware, Counts, Floats, Layer, pooled_order
 from algorithms.growth import Growth
+from algorithms.prices import Sequences
 from algorithms.registry import register
 from backend.arrays import pick
 from backend.costs import CostModel
@@ -20,6 +21,7 @@ from backend.errors import TreebenchError
 from backend.tree import Accepted, Draft
 
 CALIBRATIONS = ("none", "online")
+OBJECTIVES = ("throughput", "makespan")
 
 
 @register("cast_rate")
@@ -29,8 +31,11 @@ class CastRate(CostAware):
     Breadth: a candidate is expanded if what its children may yield exceeds `rate` x its seconds; depth: likewise for
     the whole next level, with the verification that it causes; size: the exact maximum of tokens over seconds for the
     candidates at hand, 0 included. The rate is the mean of tokens per modelled second over past steps, of which each
-    counts `memory` times the next; it starts at plain decoding's. What a level yields per unit of the last one is
-    averaged alike. Where nothing is worth drafting, every `explore_every`-th step drafts all the same (null: none).
+    counts `memory` times the next; it starts at plain decoding's and is never less, as that is at hand. What a level
+    yields per unit of the last one is averaged alike. Where nothing is worth drafting, every `explore_every`-th step
+    drafts all the same (null: none).
+    `objective`: tokens are those of the mean row (`throughput`), as where a finished row makes room for another
+    request; or of the row that has emitted least (`makespan`), as where the batch waits for its last row.
     `calibration` corrects q by what was accepted; `ratios` are its first guess and `strength` their weight.
     """
 
@@ -41,6 +46,7 @@ class CastRate(CostAware):
         *,
         memory: float,
         explore_every: int | None,
+        objective: str,
         calibration: str,
         strength: float,
         ratios: Sequence[Sequence[float]] | None,
@@ -48,18 +54,24 @@ class CastRate(CostAware):
     ) -> None:
         if calibration not in CALIBRATIONS:
             raise TreebenchError(f"cast_rate.calibration must be one of {', '.join(CALIBRATIONS)}, not {calibration!r}")
+        if objective not in OBJECTIVES:
+            raise TreebenchError(f"cast_rate.objective must be one of {', '.join(OBJECTIVES)}, not {objective!r}")
         super().__init__(drafter, costs, **options)
+        if objective == "makespan" and self.rows != "uniform":
+            raise TreebenchError("cast_rate.objective=makespan has one size for the batch: it needs rows=uniform")
+        self.sequences = Sequences(only_last=objective == "makespan")
         self.memory, self.explore_every = memory, explore_every
         self.learns = calibration == "online"
         self.calibration = Calibration(self.max_depth, strength, ratios)
-        self.rate: Floats = np.zeros(1)
+        self.mean_rate: Floats = np.zeros(1)
+        self.rate: Floats = np.zeros(1)  # what a second is worth
         self.yields: Floats = np.ones(1)
         self.last: Floats = np.ones(1)  # utility of the nodes that were expanded last
         self.idle = 0
 
     def forget(self, batch: int, groups: int) -> None:
         self.calibration.forget(groups)
-        self.rate = np.full(groups, 1.0 / self._step(batch, 1)[0])
+        self.mean_rate = self.rate = np.full(groups, 1.0 / self._step(batch, 1)[0])
         self.yields = np.ones(groups)
         self.idle = 0
         self.last = np.ones(groups)
@@ -125,12 +137,13 @@ class CastRate(CostAware):
         return np.bincount(rows[: (tokens / (self.spent + seconds)).argmax()], minlength=batch)
 
     def observe(self, draft: Draft, accepted: Accepted) -> None:
-        super().observe(draft, accepted)
         if self.learns:
-            self.calibration.learn(draft, accepted)
+            self.calibration.learn(draft, accepted, self.sequences.is_counted)
+        super().observe(draft, accepted)
         emitted = self.sequences.emitted
         if not emitted.any():
             return
         seconds = self.spent + self._step(len(emitted), draft.nodes.shape[1])[-1]
-        realised = emitted if self.rows == "own" else self.sequences.mean(emitted)
-        self.rate = self.memory * self.rate + (1 - self.memory) * realised / seconds
+        realised = emitted if self.rows == "own" else self.sequences.realised
+        self.mean_rate = self.memory * self.mean_rate + (1 - self.memory) * realised / seconds
+        self.rate = np.maximum(self.mean_rate, 1.0 / self._step(len(emitted), 1)[0])
