@@ -4,6 +4,7 @@ With time in target steps, CAST's three thresholds are guesses of the speedup th
 """
 
 from collections.abc import Sequence
+from statistics import NormalDist
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,6 @@ from algorithms.base import Drafter
 from algorithms.confidence import Calibration
 from algorithms.cost_aware import CostAware, Counts, Floats, Layer, pooled_order
 from algorithms.growth import Growth
-from algorithms.prices import Sequences
 from algorithms.registry import register
 from backend.arrays import pick
 from backend.costs import CostModel
@@ -21,7 +21,6 @@ from backend.errors import TreebenchError
 from backend.tree import Accepted, Draft
 
 CALIBRATIONS = ("none", "online")
-OBJECTIVES = ("throughput", "makespan")
 
 
 @register("cast_rate")
@@ -34,8 +33,8 @@ class CastRate(CostAware):
     counts `memory` times the next; it starts at plain decoding's and is never less, as that is at hand. What a level
     yields per unit of the last one is averaged alike. Where nothing is worth drafting, every `explore_every`-th step
     drafts all the same (null: none).
-    `objective`: tokens are those of the mean row (`throughput`), as where a finished row makes room for another
-    request; or of the row that has emitted least (`makespan`), as where the batch waits for its last row.
+    A batch that is decoded to its end waits for its last row: `spread` is the standard deviation of a row's tokens per
+    step over a whole answer, per mean, and what a tree yields is divided by what the slowest row is behind by it.
     `calibration` corrects q by what was accepted; `ratios` are its first guess and `strength` their weight.
     """
 
@@ -46,7 +45,7 @@ class CastRate(CostAware):
         *,
         memory: float,
         explore_every: int | None,
-        objective: str,
+        spread: float,
         calibration: str,
         strength: float,
         ratios: Sequence[Sequence[float]] | None,
@@ -54,12 +53,8 @@ class CastRate(CostAware):
     ) -> None:
         if calibration not in CALIBRATIONS:
             raise TreebenchError(f"cast_rate.calibration must be one of {', '.join(CALIBRATIONS)}, not {calibration!r}")
-        if objective not in OBJECTIVES:
-            raise TreebenchError(f"cast_rate.objective must be one of {', '.join(OBJECTIVES)}, not {objective!r}")
         super().__init__(drafter, costs, **options)
-        if objective == "makespan" and self.rows != "uniform":
-            raise TreebenchError("cast_rate.objective=makespan has one size for the batch: it needs rows=uniform")
-        self.sequences = Sequences(only_last=objective == "makespan")
+        self.spread, self.lag = spread, 1.0
         self.memory, self.explore_every = memory, explore_every
         self.learns = calibration == "online"
         self.calibration = Calibration(self.max_depth, strength, ratios)
@@ -72,6 +67,7 @@ class CastRate(CostAware):
     def forget(self, batch: int, groups: int) -> None:
         self.calibration.forget(groups)
         self.mean_rate = self.rate = np.full(groups, 1.0 / self._step(batch, 1)[0])
+        self.lag = 1 + self.spread * slowest_of(batch)
         self.yields = np.ones(groups)
         self.idle = 0
         self.last = np.ones(groups)
@@ -84,7 +80,7 @@ class CastRate(CostAware):
         self.last = np.ones_like(self.rate)
         step = self._step(batch, 2)
         draft = self.prices.draft(batch, self.sequences.context, 1)[0]
-        drafts = self.yields - self.rate * (draft + step[1] - step[0]) > 0
+        drafts = (1 + self.yields) / self.lag - 1 - self.rate * (draft + step[1] - step[0]) > 0
         self.idle = 0 if drafts.any() else self.idle + 1
         explores = bool(self.explore_every) and self.idle >= (self.explore_every or 0)
         self.idle = 0 if explores else self.idle
@@ -121,7 +117,7 @@ class CastRate(CostAware):
     def _best_sizes(self, batch: int, utility: Floats) -> Counts:
         """Exact for these candidates: all sizes are tried, none included."""
         tokens = np.ones((len(utility), utility.shape[1] + 1))
-        tokens[:, 1:] += utility
+        tokens[:, 1:] = (1 + utility) / self.lag
         return (tokens / (self.spent + self._step(batch, tokens.shape[1]))).argmax(1)
 
     def size(self, batch: int, utility: Floats) -> Counts:
@@ -131,19 +127,26 @@ class CastRate(CostAware):
         """As many of all rows' nodes as maximise the rate, where a forward costs what its mean width does."""
         batch, most = len(values), min(self.most(len(values)), values.shape[1])
         ordered, rows = pooled_order(values, most)
-        tokens = 1.0 + np.concatenate([[0.0], ordered.cumsum() / batch])
+        tokens = np.concatenate([[1.0], (1 + ordered.cumsum() / batch) / self.lag])
         widths = 1 + np.arange(len(tokens)) / batch
         seconds = np.interp(widths, np.arange(1, most + 2), self._step(batch, most + 1))
         return np.bincount(rows[: (tokens / (self.spent + seconds)).argmax()], minlength=batch)
 
     def observe(self, draft: Draft, accepted: Accepted) -> None:
         if self.learns:
-            self.calibration.learn(draft, accepted, self.sequences.is_counted)
+            self.calibration.learn(draft, accepted)
         super().observe(draft, accepted)
         emitted = self.sequences.emitted
         if not emitted.any():
             return
         seconds = self.spent + self._step(len(emitted), draft.nodes.shape[1])[-1]
-        realised = emitted if self.rows == "own" else self.sequences.realised
-        self.mean_rate = self.memory * self.mean_rate + (1 - self.memory) * realised / seconds
+        realised = emitted if self.rows == "own" else self.sequences.mean(emitted)
+        self.mean_rate = self.memory * self.mean_rate + (1 - self.memory) * realised / seconds / (
+            self.lag if draft.nodes.shape[1] > 1 else 1
+        )
         self.rate = np.maximum(self.mean_rate, 1.0 / self._step(len(emitted), 1)[0])
+
+
+def slowest_of(rows: int) -> float:
+    """How many standard deviations the slowest of some rows is expected below the mean (Blom 1958)."""
+    return NormalDist().inv_cdf((rows - 0.375) / (rows + 0.25))

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 import numpy as np
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from numpy.typing import NDArray
 
 from backend.arrays import on_host
@@ -46,15 +46,15 @@ class Calibration:
         ratios = of_depth[0][bins] if len(of_depth) == 1 else np.take_along_axis(of_depth, bins, 1)
         return np.minimum(1.0, np.exp(log_probs, dtype=np.float64) * ratios)
 
-    def learn(self, draft: Draft, accepted: Accepted, counted: Bool[np.ndarray, " row"]) -> None:
-        """Count what was verified below an accepted node, in some of the rows; finished ones say nothing."""
+    def learn(self, draft: Draft, accepted: Accepted) -> None:
+        """Count what was verified below an accepted node; finished rows say nothing."""
         tree = draft.tree
         nodes, parents, depths = (on_host(x) for x in (draft.nodes, tree.parents, tree.depths))
         log_probs, path = on_host(tree.log_probs), on_host(accepted.path)
         on_path = np.zeros((len(parents), parents.shape[1] + 1), dtype=bool)
         np.put_along_axis(on_path, np.where(path == NO_NODE, parents.shape[1], path), True, axis=1)
         on_path[:, -1] = False
-        rows, places = np.nonzero((nodes > 0) & counted[:, None])
+        rows, places = np.nonzero(nodes > 0)
         tried = nodes[rows, places]
         below = on_path[rows, parents[rows, tried]]
         rows, tried = rows[below], tried[below]

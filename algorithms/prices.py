@@ -53,13 +53,11 @@ class Prices:
 class Sequences:
     """Committed length of each row and whether it still decodes, on the host.
 
-    `context` is the mean length of the rows that do; a row that accepts not even its root has finished. `only_last`:
-    means are taken over the rows that have emitted least, for which the others will have to wait.
+    `context` is the mean length of the rows that do; a row that accepts not even its root has finished.
     """
 
-    def __init__(self, only_last: bool = False) -> None:
-        self.only_last = only_last
-        self._begin(np.zeros(0))
+    def __init__(self) -> None:
+        self._note(np.zeros(0), np.zeros(0), np.zeros(0, dtype=bool))
 
     def start(self, lengths: Int[Tensor, " batch"]) -> None:
         self._begin(on_host(lengths).astype(np.float64))
@@ -73,32 +71,20 @@ class Sequences:
 
     def observe(self, accepted: Accepted) -> None:
         emitted = on_host(accepted.num_nodes).astype(np.float64)
-        self._count(self.is_counted & (emitted > 0), emitted > 0)  # those that the step was made for
-        self.realised = self.mean(emitted)
         self._note(self.lengths + emitted, emitted, emitted > 0)
 
     def _begin(self, lengths: NDArray[np.float64]) -> None:
-        self.began = self.realised = lengths
         self._note(lengths, np.zeros(len(lengths)), np.ones(len(lengths), dtype=bool))
 
     def _note(self, lengths: NDArray[np.float64], emitted: NDArray[np.float64], active: NDArray[np.bool_]) -> None:
         self.lengths, self.emitted, self.active = lengths, emitted, active
-        self._count(active)
-        decoding = lengths if self.counts_all else lengths[self.is_counted]
+        self.all_active = bool(active.all())
+        decoding = lengths if self.all_active or not active.any() else lengths[active]
         self.context = float(decoding.sum()) / max(1, len(decoding))
-        if self.only_last and active.any():
-            done = lengths - self.began
-            self._count(active & (done == done[active].min()))
-
-    def _count(self, *choices: NDArray[np.bool_]) -> None:
-        """The first of these choices of rows that is not empty; all rows if every one is."""
-        everyone = np.ones(len(choices[0]), dtype=bool)
-        self.is_counted = next((rows for rows in choices if rows.any()), everyone)
-        self.counts_all = bool(self.is_counted.all())
 
     def mean(self, values: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Over the rows that still decode, (1, ...), or the last of them; over all rows once none does."""
+        """Over the rows that still decode, (1, ...); over all rows once none does."""
         if len(values) == 1:
             return values
-        chosen = values if self.counts_all else values[self.is_counted]
+        chosen = values if self.all_active or not self.active.any() else values[self.active]
         return chosen.sum(0, keepdims=True) / len(chosen)

@@ -16,7 +16,7 @@ from transformers.models.llama.modeling_llama import (
     LlamaMLP,
     LlamaRMSNorm,
     LlamaRotaryEmbedding,
-    apply_rotary_pos_emb,
+    rotate_half,
 )
 
 Attend = Callable[[Tensor, Tensor, Tensor], Tensor]  # query, key, value as (batch, head, row, size) to the like
@@ -43,11 +43,11 @@ class HeadAttention(nn.Module):
         self.o_proj = nn.Linear(heads, config.hidden_size, bias=False)
 
     def forward(self, hidden: Tensor, rotary: tuple[Tensor, Tensor], attend: Attend) -> Tensor:
-        query, key, value = (
-            projection(hidden).unflatten(2, (-1, self.size)).transpose(1, 2)
-            for projection in (self.q_proj, self.k_proj, self.v_proj)
-        )
-        query, key = apply_rotary_pos_emb(query, key, *rotary)
+        query, key, value = self.q_proj(hidden), self.k_proj(hidden), self.v_proj(hidden)
+        heads = query.shape[2] // self.size
+        both = torch.cat([query, key], 2).unflatten(2, (-1, self.size)).transpose(1, 2)
+        query, key = _rotated(both, *rotary).tensor_split((heads,), 1)
+        value = value.unflatten(2, (-1, self.size)).transpose(1, 2)
         return self.o_proj(attend(query, key, value).transpose(1, 2).flatten(2))
 
 
@@ -90,6 +90,21 @@ class EagleHead(nn.Module):
         super().__init__()
         self.config: Any = config
         self.rotary = LlamaRotaryEmbedding(config)
+        self.angles: Tensor | None = None  # cosines and sines by position, side by side
+
+    def reserve(self, capacity: int, dtype: torch.dtype) -> None:
+        """Look the rotary angles of positions below `capacity` up from now on, where they do not depend on the text."""
+        if self.rotary.rope_type in ("dynamic", "longrope"):
+            return
+        if self.angles is None or len(self.angles) < capacity or self.angles.dtype != dtype:
+            places = torch.arange(capacity, device=self.rotary.inv_freq.device)[None]
+            self.angles = torch.cat(self.rotary(places.to(dtype), places), 2)[0]
+
+    def _rotary(self, stream: Tensor, positions: Tensor) -> tuple[Tensor, Tensor]:
+        if self.angles is None:
+            return self.rotary(stream, positions)
+        cosines, sines = F.embedding(positions, self.angles).chunk(2, 2)
+        return cosines, sines
 
     @property
     def layer(self) -> HeadLayer:
@@ -109,7 +124,7 @@ class EagleHead(nn.Module):
 
     def forward(self, rows: Rows, attend: Attend) -> Float[Tensor, "batch row hidden"]:
         stream = self.join(rows)
-        rotary = self.rotary(stream, rows.positions)
+        rotary = self._rotary(stream, rows.positions)
         return self.layer(rows.embeddings, stream, rotary, attend)
 
 
@@ -175,6 +190,10 @@ class Eagle1Head(EagleHead):
 
     def logits(self, states: Tensor) -> Tensor:
         return self.target_lm_head(states).to(states.device)  # type: ignore[operator]
+
+
+def _rotated(heads: Tensor, cosines: Tensor, sines: Tensor) -> Tensor:
+    return heads * cosines[:, None] + rotate_half(heads) * sines[:, None]
 
 
 def feature_layers(config: Any, eagle3: bool) -> tuple[int, ...]:

@@ -50,6 +50,7 @@ class EagleHeadDrafter:
         cache = self.cache
         if cache is None or cache.lengths.shape[0] != batch or cache.capacity < capacity:
             dtype = self.target.model.dtype
+            self.head.reserve(capacity, dtype)
             self.cache = KVCache({0: self.shape}, batch, capacity, dtype, self.target.device)
 
     def prefill(self, prompts: Int[Tensor, "batch prompt"], lengths: Int[Tensor, " batch"]) -> None:

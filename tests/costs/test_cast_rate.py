@@ -7,10 +7,9 @@ import pytest
 import torch
 
 from algorithms.cast import chord
-from algorithms.cast_rate import CastRate
+from algorithms.cast_rate import CastRate, slowest_of
 from algorithms.confidence import BINS, Calibration, bins_of
 from algorithms.goodput_chain import GoodputChain
-from algorithms.prices import Sequences
 from algorithms.registry import create
 from backend.errors import TreebenchError
 from backend.tree import NO_NODE, Accepted, Draft, TokenTree
@@ -103,34 +102,27 @@ def test_a_boastful_drafter_is_found_out(calibration, shrinks):
     assert (sizes[-1] < sizes[0]) == shrinks
 
 
-@pytest.mark.parametrize(("objective", "drafts"), [("throughput", True), ("makespan", False)])
-def test_a_batch_that_waits_for_its_last_row_is_not_told_by_the_first(objective, drafts):
-    """Row 0 accepts all, row 1 nothing: a mean of 1.5 and more tokens pays for a draft, one token does not."""
-    options = options_of("cast_rate", {}) | {"objective": objective, "rows": "uniform", "explore_every": None}
-    algorithm = create("cast_rate", TableDrafter(same_everywhere(0.9)), options, affine(0.2))
-    algorithm.start(torch.tensor([10, 10]))
-    for _ in range(60):
-        draft = grow(algorithm, batch=2)
-        path = draft.nodes.clone()
-        path[1, 1:] = NO_NODE
-        algorithm.observe(draft, Accepted(path, torch.zeros_like(path[:, 0])))
-    assert (grow(algorithm, batch=2).nodes.shape[1] > 1) == drafts
+def test_a_batch_that_waits_for_its_last_row_wants_more_of_a_draft():
+    """A token for certain at 1.8 times the cost: 2 / 1.8 pays for the mean row, not for the slowest of eight."""
+    decided = {}
+    for spread, batch in ((0.0, 8), (0.1, 8), (0.1, 1)):
+        options = options_of("cast_rate", {}) | {"spread": spread, "explore_every": None, "max_depth": 1, "width": 1}
+        drafter = TableDrafter(same_everywhere(0.999, 0.001))
+        algorithm = create("cast_rate", drafter, options, affine(0.78 / batch))
+        algorithm.start(torch.full((batch,), 10))
+        decided[spread, batch] = grow(algorithm, batch=batch).nodes.shape[1] - 1
+    assert decided == {(0.0, 8): 1, (0.1, 8): 0, (0.1, 1): 1}
+    assert [round(slowest_of(rows), 2) for rows in (1, 8, 32)] == [0, 1.43, 2.07]
 
 
-def test_a_finished_row_is_waited_for_no_longer():
-    sequences = Sequences(only_last=True)
-    sequences.start(torch.tensor([10, 30, 20]))
-    sequences.observe(Accepted(torch.tensor([[0, 1], [0, NO_NODE], [0, 2]]), torch.zeros(3, dtype=torch.int64)))
-    assert (sequences.realised.tolist(), sequences.is_counted.tolist()) == ([5 / 3], [False, True, False])
-    sequences.observe(Accepted(torch.tensor([[0], [NO_NODE], [0]]), torch.zeros(3, dtype=torch.int64)))
-    assert (sequences.realised.tolist(), sequences.is_counted.tolist()) == ([1.0], [True, False, True])
-    assert sequences.context == (13 + 23) / 2
-
-
-@pytest.mark.parametrize("options", [{"objective": "latency"}, {"objective": "makespan", "rows": "own"}])
-def test_objectives_that_make_no_sense_are_refused(options):
-    with pytest.raises(TreebenchError, match="objective"):
-        make("cast_rate", affine(0.1), **options)
+def test_a_second_is_never_worth_less_than_plain_decoding_makes_of_it():
+    algorithm = make("cast_rate", affine(0.1), seed=1)
+    assert isinstance(algorithm, CastRate)
+    algorithm.start(torch.tensor([10]))
+    for _ in range(30):
+        draft = grow(algorithm)
+        algorithm.observe(draft, rejected(draft))
+    assert algorithm.rate[0] == 1 / algorithm._step(1, 1)[0] > algorithm.mean_rate[0]
 
 
 def test_new_sequences_start_from_nothing_learned():
@@ -161,9 +153,7 @@ def test_calibration_counts_only_what_was_tried():
     )
     draft = Draft(tree, torch.arange(5).expand(2, -1))
     calibration = Calibration(depths=2, strength=1.0, ratios=None)
-    calibration.learn(
-        draft, Accepted(torch.tensor([[0, 1], [NO_NODE, NO_NODE]]), torch.tensor([9, 9])), np.array([True, True])
-    )
+    calibration.learn(draft, Accepted(torch.tensor([[0, 1], [NO_NODE, NO_NODE]]), torch.tensor([9, 9])))
     assert calibration.expected.sum() == pytest.approx(0.6 + 0.3 + 0.6)
     assert calibration.accepted.sum() == 1
     assert calibration.corrected(np.log([[0.6]]), 1) == pytest.approx(0.6 * (1 + 1) / (0.6 + 1))
