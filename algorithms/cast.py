@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from algorithms.base import Drafter
-from algorithms.cost_aware import CostAware, Counts, Floats, Layer, pooled_order
+from algorithms.cost_aware import CostAware, Floats, Layer, pooled_order
 from algorithms.registry import register
 from backend.costs import CostModel
 from backend.errors import TreebenchError
@@ -97,32 +97,31 @@ class Cast(CostAware):
             self.forget(batch, self.num_groups(batch))
         return super().begin(batch)
 
-    def keep(self, layer: Layer, values: list[Floats], depth: int) -> tuple[Counts, NDArray[np.bool_]]:
+    def keep(self, layer: Layer, values: list[Floats], depth: int) -> list[int]:
         batch, most = len(layer.values), self.width if self.selected else self.budget
         utility = layer.utility[:, :most]
         if layer.values[:, utility.shape[1] - 1].max() <= 0:  # some rows propose less; no row proposes as much
             utility = utility[:, : max(1, int((layer.values > 0).sum(1).max()))]
         context = self.expanded - 1 + (self.sequences.context if self.counts_prompt else 0.0)  # the root is no draft
-        cost = self.prices.draft(batch, context, utility.shape[1]) / self.prices.verify(batch, context, 1)[0]
-        kept = [chord(u, cost.tolist(), self.breadth_threshold, **self.reading) for u in utility.tolist()]
-        deeper = [self._deeper(group, utility[group], cost, k, depth) for group, k in enumerate(kept)]
-        return np.array(kept), np.array(deeper)
+        cost = self.prices.draft_in_steps(batch, context, utility.shape[1])
+        return [self._expanded(group, u, cost, depth) for group, u in enumerate(utility.tolist())]
 
-    def _deeper(self, group: int, utility: Floats, cost: Floats, kept: int, depth: int) -> bool:
-        """Whether another level is worth its cost if utility goes on growing as it did lately."""
+    def _expanded(self, group: int, utility: list[float], cost: list[float], depth: int) -> int:
+        """As many as breadth says, if another level is worth its cost and utility goes on growing as it did lately."""
+        kept = chord(utility, cost, self.breadth_threshold, **self.reading)
         if not kept:
-            return False
-        ratios, reached = self.growth_ratios[group], float(utility[kept - 1])
+            return 0
+        ratios, reached = self.growth_ratios[group], utility[kept - 1]
         if depth > 1 and self.last_utility[group] > 0:
             ratios.append(reached / self.last_utility[group])
         self.last_utility[group] = reached
-        return sum(ratios) / len(ratios) * reached / float(cost[kept - 1]) >= self.depth_threshold
+        return kept if sum(ratios) / len(ratios) * reached / cost[kept - 1] >= self.depth_threshold else 0
 
-    def size(self, batch: int, utility: Floats) -> Counts:
+    def size(self, batch: int, utility: Floats) -> list[int]:
         cost = self._verify_cost(batch, utility.shape[1])
-        return np.array([chord(u, cost, self.size_threshold, **self.reading) for u in utility.tolist()])
+        return [chord(u, cost, self.size_threshold, **self.reading) for u in utility.tolist()]
 
-    def pooled_size(self, values: Floats) -> Counts:
+    def pooled_size(self, values: Floats) -> list[int]:
         """Utility and cost of k nodes in all rows together: their sum per row, and that of k / batch tokens per row."""
         batch, most = len(values), self.most(len(values))
         ordered, rows = pooled_order(values, most)
@@ -130,7 +129,7 @@ class Cast(CostAware):
         places = np.arange(1, len(ordered) + 1) / batch
         shared = np.interp(places, np.arange(1, len(cost) + 1), cost).tolist()
         total = chord((ordered.cumsum() / batch).tolist(), shared, self.size_threshold, **self.reading)
-        return np.bincount(rows[:total], minlength=batch)
+        return np.bincount(rows[:total], minlength=batch).tolist()
 
     def _verify_cost(self, batch: int, widest: int) -> list[float]:
         seconds = self.prices.verify(batch, self.sequences.context, widest + 1)

@@ -92,16 +92,16 @@ class CastRate(CostAware):
         reached = pick(np.concatenate(values, 1), parents)
         return reached * self.calibration.corrected(builder.fields.log_probs[:, new], len(values))
 
-    def keep(self, layer: Layer, values: list[Floats], depth: int) -> tuple[Counts, NDArray[np.bool_]]:
+    def keep(self, layer: Layer, values: list[Floats], depth: int) -> list[int]:
         utility = layer.utility[:, : self.width]
         batch, most = len(layer.values), utility.shape[1]
         self._note_yield(utility[:, -1])
         seconds = self.prices.draft(batch, self.sequences.context + self.expanded, most)
-        worth = self.yields[:, None] * utility - self.rate[:, None] * (seconds - seconds[0])
+        worth = self.yields[:, None] * utility / self.lag - self.rate[:, None] * (seconds - seconds[0])
         kept = worth.argmax(1) + 1
         self.last = utility[np.arange(len(kept)), kept - 1]
-        gain = self.yields * self.last - self.rate * (seconds[kept - 1] + self._more_to_verify(values, kept))
-        return kept, gain > 0
+        gain = self.yields * self.last / self.lag - self.rate * (seconds[kept - 1] + self._more_to_verify(values, kept))
+        return np.where(gain > 0, kept, 0).tolist()
 
     def _note_yield(self, utility: Floats) -> None:
         self.yields = self.memory * self.yields + (1 - self.memory) * utility / np.maximum(self.last, 1e-9)
@@ -120,30 +120,30 @@ class CastRate(CostAware):
         tokens[:, 1:] = (1 + utility) / self.lag
         return (tokens / (self.spent + self._step(batch, tokens.shape[1]))).argmax(1)
 
-    def size(self, batch: int, utility: Floats) -> Counts:
-        return self._best_sizes(batch, utility)
+    def size(self, batch: int, utility: Floats) -> list[int]:
+        return self._best_sizes(batch, utility).tolist()
 
-    def pooled_size(self, values: Floats) -> Counts:
+    def pooled_size(self, values: Floats) -> list[int]:
         """As many of all rows' nodes as maximise the rate, where a forward costs what its mean width does."""
         batch, most = len(values), min(self.most(len(values)), values.shape[1])
         ordered, rows = pooled_order(values, most)
         tokens = np.concatenate([[1.0], (1 + ordered.cumsum() / batch) / self.lag])
         widths = 1 + np.arange(len(tokens)) / batch
         seconds = np.interp(widths, np.arange(1, most + 2), self._step(batch, most + 1))
-        return np.bincount(rows[: (tokens / (self.spent + seconds)).argmax()], minlength=batch)
+        return np.bincount(rows[: (tokens / (self.spent + seconds)).argmax()], minlength=batch).tolist()
 
     def observe(self, draft: Draft, accepted: Accepted) -> None:
+        super().observe(draft, accepted)
         if self.learns:
             self.calibration.learn(draft, accepted)
-        super().observe(draft, accepted)
         emitted = self.sequences.emitted
         if not emitted.any():
             return
         seconds = self.spent + self._step(len(emitted), draft.nodes.shape[1])[-1]
         realised = emitted if self.rows == "own" else self.sequences.mean(emitted)
-        self.mean_rate = self.memory * self.mean_rate + (1 - self.memory) * realised / seconds / (
-            self.lag if draft.nodes.shape[1] > 1 else 1
-        )
+        if draft.nodes.shape[1] > 1:
+            realised = realised / self.lag
+        self.mean_rate = self.memory * self.mean_rate + (1 - self.memory) * realised / seconds
         self.rate = np.maximum(self.mean_rate, 1.0 / self._step(len(emitted), 1)[0])
 
 

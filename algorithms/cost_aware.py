@@ -87,10 +87,10 @@ class CostAware(TreeAlgorithm):
             self._pay(batch, frontier.shape[1])
             values.append(self.path_values(growth, values, first))
             layer = self._layer(values[-1], first)
-            kept, deeper = self.keep(layer, values, depth)
-            if depth == self.max_depth or not deeper.any():
+            kept = self.keep(layer, values, depth)
+            if depth == self.max_depth or not any(kept):
                 break
-            frontier = self._best(layer, kept * deeper)
+            frontier = self._best(layer, kept)
         return growth.draft(self._verified(np.concatenate(values, 1), growth))
 
     def observe(self, draft: Draft, accepted: Accepted) -> None:
@@ -105,12 +105,11 @@ class CostAware(TreeAlgorithm):
         return np.ones(self.num_groups(batch), dtype=bool)
 
     @abstractmethod
-    def keep(self, layer: Layer, values: list[Floats], depth: int) -> tuple[Counts, NDArray[np.bool_]]:
-        """Per group: how many of the layer to expand, and whether to expand it at all; `values` of all levels so far,
-        the root's first."""
+    def keep(self, layer: Layer, values: list[Floats], depth: int) -> list[int]:
+        """Per group: how many of the layer to expand; `values` of all levels so far, the root's first."""
 
     @abstractmethod
-    def size(self, batch: int, utility: Floats) -> Counts:
+    def size(self, batch: int, utility: Floats) -> list[int]:
         """Per group: how many nodes below the root to verify; `utility` as in `Layer`, over all levels."""
 
     def path_values(self, growth: Growth, values: list[Floats], first: int) -> Floats:
@@ -136,13 +135,13 @@ class CostAware(TreeAlgorithm):
         """Of the groups that draft."""
         return root if drafts.all() else root.masked_fill(~torch.from_numpy(drafts)[:, None], NO_NODE)
 
-    def _best(self, layer: Layer, counts: Counts) -> Int[Tensor, "batch kept"]:
+    def _best(self, layer: Layer, wanted: list[int]) -> Int[Tensor, "batch kept"]:
         """The first of each row, as many as its group says."""
-        wanted = counts.tolist()
         widest = max(1, *wanted)
         nodes, values = layer.nodes[:, :widest], layer.values[:, :widest]
         if min(wanted) < widest or values[:, -1].min() <= 0:
-            nodes = np.where((np.arange(widest) < counts[:, None]) & (values > 0), nodes, NO_NODE)
+            is_wanted = np.arange(widest) < np.array(wanted)[:, None]
+            nodes = np.where(is_wanted & (values > 0), nodes, NO_NODE)
         return torch.from_numpy(nodes)
 
     def _pay(self, batch: int, width: int) -> None:
@@ -159,7 +158,7 @@ class CostAware(TreeAlgorithm):
         return torch.cat([growth.root, self._best(layer, counts)], 1)
 
     @abstractmethod
-    def pooled_size(self, values: Floats) -> Counts:
+    def pooled_size(self, values: Floats) -> list[int]:
         """Per row: how many of its best nodes to verify, where all rows share one budget."""
 
 

@@ -1,5 +1,7 @@
 """What algorithms that weigh cost share: cost curves by context bucket, and what they know about their sequences."""
 
+from typing import Any
+
 import numpy as np
 from jaxtyping import Int
 from numpy.typing import NDArray
@@ -22,7 +24,7 @@ class Prices:
         self.drafter = drafter
         self.bucket = bucket
         self.buckets = buckets
-        self._known: dict[tuple[str, int, int, int], Seconds] = {}
+        self._known: dict[tuple[str, int, int, int], Any] = {}
 
     def select(self, context: int | float) -> int:
         return (min(int(context) // self.bucket, self.buckets - 1) + 1) * self.bucket
@@ -39,6 +41,13 @@ class Prices:
         key = ("draft", batch, self.select(context), widest)
         if key not in self._known:
             self._known[key] = self.costs.draft_seconds(self.drafter, batch, np.arange(1, widest + 1), key[2])
+        return self._known[key]
+
+    def draft_in_steps(self, batch: int, context: int | float, widest: int) -> list[float]:
+        """As `draft`, in target forwards of one token."""
+        key = ("draft in steps", batch, self.select(context), widest)
+        if key not in self._known:
+            self._known[key] = (self.draft(batch, context, widest) / self.verify(batch, context, 1)[0]).tolist()
         return self._known[key]
 
     def step(self, batch: int, context: int | float, widest: int) -> Seconds:

@@ -15,13 +15,13 @@ from rich.table import Table
 from runners.records import RunRecord
 from runners.store import read_runs
 
-Key = tuple[str, str, str, int, str]
+Key = tuple[str, str, str, int, float, str]
 
 
 def speedups(folder: Path, basis: str) -> dict[Key, RunRecord]:
     """Successful points of one basis by what must agree."""
     return {
-        (record.algorithm, record.drafter, record.task, record.batch_size, record.dtype): record
+        (record.algorithm, record.drafter, record.task, record.batch_size, record.temperature, record.dtype): record
         for _, record in read_runs(folder)[0]
         if record.status == "ok" and record.basis == basis and record.speedup is not None
     }
@@ -44,7 +44,7 @@ def main() -> None:
     arguments = parser.parse_args()
     measured, projected = speedups(arguments.measured, "measured"), speedups(arguments.projected, "projected")
     found = ratios(measured, projected)
-    table = Table("algorithm", "drafter", "task", "batch", "dtype", "measured", "95 %", "projected", "ratio")
+    table = Table("algorithm", "drafter", "task", "batch", "T", "dtype", "measured", "95 %", "projected", "ratio")
     for key, ratio in found.items():
         one, other = measured[key], projected[key]
         interval = f"{one.speedup_low:.2f}-{one.speedup_high:.2f}" if one.speedup_low and one.speedup_high else "-"

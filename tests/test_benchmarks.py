@@ -1,4 +1,4 @@
-"""The scripts that time growth and decisions still find what they time."""
+"""The scripts that time pieces of a step still find what they time."""
 
 import subprocess
 import sys
@@ -29,3 +29,11 @@ def test_decisions_are_timed_at_sixty_nodes():
     rows = rows_of("benchmarks.decisions", "--steps", "8")
     assert [row[:2] for row in rows] == [["cast", "61"], ["cast_rate", "61"]]
     assert all(float(row[3]) > 0 for row in rows)
+
+
+def test_a_draft_level_of_the_head_is_a_small_part_of_a_target_forward():
+    rows = rows_of("benchmarks.draft_forward", "--rounds", "4", "dtype=float32")
+    assert [row[0] for row in rows] == ["forwards", "whole"]
+    inside, whole = ([float(cell) for cell in row[1:3]] for row in rows)
+    assert all(0 < within <= all_of_it for within, all_of_it in zip(inside, whole, strict=True))
+    assert inside[0] < inside[1] / 4

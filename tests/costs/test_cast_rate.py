@@ -47,7 +47,7 @@ def test_pooling_is_the_optimum_over_all_rows_sizes():
     assert isinstance(algorithm, CastRate)
     algorithm.start(torch.tensor([10, 10]))
     values = np.array([[0.9, 0.7, 0.2, 0.1], [0.3, 0.2, 0.1, 0.05]])
-    found = algorithm.pooled_size(values).tolist()
+    found = algorithm.pooled_size(values)
 
     def rate(sizes: list[int]) -> float:
         tokens = 1 + sum(values[row, :size].sum() for row, size in enumerate(sizes)) / 2
