@@ -15,6 +15,7 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
+from backend.model import TreeModel
 from backend.timing import Stopwatch
 from runners.benchmark import CONF, to_plain
 from runners.point import build, with_stage_clock
@@ -48,9 +49,11 @@ def main() -> None:
     with initialize_config_dir(CONF, version_base="1.3"):
         config = to_plain(compose("benchmark", [*DEFAULTS, *arguments.overrides]))
     point = build(config)
-    clock = Stopwatch(point.method.target.device, stages=True)
+    target = point.method.target
+    assert isinstance(target, TreeModel)
+    clock = Stopwatch(target.device, stages=True)
     with_stage_clock(config, point, clock)
-    pieces = Pieces(point.method.target, point.method.drafter, 1, CONTEXT, widest=2)
+    pieces = Pieces(target, point.method.drafter, 1, CONTEXT, widest=2)
     table = Table("time", "draft level ms", "target forward ms", "share", "middle half of rounds")
     for name, pairs in measure(pieces, clock, arguments.rounds).items():
         shares = [draft / target for draft, target in pairs]
