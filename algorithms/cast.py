@@ -107,7 +107,7 @@ class Cast(CostAware):
         return [self._expanded(group, u, cost, depth) for group, u in enumerate(utility.tolist())]
 
     def _expanded(self, group: int, utility: list[float], cost: list[float], depth: int) -> int:
-        """As many as breadth says, if another level is worth its cost and utility goes on growing as it did lately."""
+        """As many as breadth says, where another level is worth its cost if utility grows on as lately; else none."""
         kept = chord(utility, cost, self.breadth_threshold, **self.reading)
         if not kept:
             return 0

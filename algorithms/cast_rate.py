@@ -66,7 +66,7 @@ class CastRate(CostAware):
 
     def forget(self, batch: int, groups: int) -> None:
         self.calibration.forget(groups)
-        self.mean_rate = self.rate = np.full(groups, 1.0 / self._step(batch, 1)[0])
+        self.mean_rate = self.rate = np.full(groups, self._plain_rate(batch))
         self.lag = 1 + self.spread * slowest_of(batch)
         self.yields = np.ones(groups)
         self.idle = 0
@@ -74,6 +74,9 @@ class CastRate(CostAware):
 
     def _step(self, batch: int, widest: int) -> Floats:
         return self.prices.step(batch, self.sequences.context, widest)
+
+    def _plain_rate(self, batch: int) -> float:
+        return 1.0 / self._step(batch, 1)[0]
 
     def begin(self, batch: int) -> NDArray[np.bool_]:
         """A first level is drafted where it pays on the record so far."""
@@ -144,7 +147,7 @@ class CastRate(CostAware):
         if draft.nodes.shape[1] > 1:
             realised = realised / self.lag
         self.mean_rate = self.memory * self.mean_rate + (1 - self.memory) * realised / seconds
-        self.rate = np.maximum(self.mean_rate, 1.0 / self._step(len(emitted), 1)[0])
+        self.rate = np.maximum(self.mean_rate, self._plain_rate(len(emitted)))
 
 
 def slowest_of(rows: int) -> float:

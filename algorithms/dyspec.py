@@ -64,7 +64,7 @@ class DySpec(TreeAlgorithm):
         values, floor = first, first * np.nextafter(np.float32(self.threshold), np.float32(0))  # slots must exceed it
         while frontier.shape[1]:
             offspring = growth.propose(frontier, self.budget)
-            slots = slot_values(growth, frontier, offspring, first)
+            slots = slot_values(growth, offspring, first)
             new, filled = fill_best(growth, frontier, offspring, slots, floor, self.budget)
             values = np.concatenate([values, filled], 1)
             if values.shape[1] > self.budget:  # what is not better than the `budget` best so far stays out
@@ -79,7 +79,7 @@ class DySpec(TreeAlgorithm):
         node, first = growth.root, _of_root(growth)
         for _ in range(self.budget):
             offspring = growth.propose(node, self.budget)
-            slots = slot_values(growth, node, offspring, first)
+            slots = slot_values(growth, offspring, first)
             rows = zip(heaps, orders, node[:, 0].tolist(), slots[:, 0].tolist(), strict=True)
             for b, (heap, order, parent, row_slots) in enumerate(rows):
                 for j, value in enumerate(row_slots if parent != NO_NODE else ()):

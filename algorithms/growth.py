@@ -91,11 +91,8 @@ class Growth:
         if hasattr(self.drafter, "likeliest"):
             log_probs, tokens = cast(SelectiveDrafter, self.drafter).likeliest(self.tree, there, width)
         else:
-            log_probs, tokens = self._search(self.drafter.expand(self.tree, there), width)
+            log_probs, tokens = top_k(self.drafter.expand(self.tree, there), width)
         return Offspring(tokens.cpu(), log_probs.cpu())
-
-    def _search(self, log_probs: Float[Tensor, "batch frontier vocab"], width: int) -> tuple[Tensor, Tensor]:
-        return top_k(log_probs, min(width, log_probs.shape[2]))
 
     def _draw(self, nodes: Tensor, log_probs: Float[Tensor, "batch frontier vocab"], width: int) -> Offspring:
         width = min(width, log_probs.shape[2])
@@ -126,14 +123,13 @@ class Growth:
         self,
         nodes: Int[Tensor, "batch frontier"],
         offspring: Offspring,
-        of: Int[np.ndarray, "batch taken"],
-        rank: Int[np.ndarray, "batch taken"],
+        places: Int[np.ndarray, "batch taken"],
         is_taken: Bool[np.ndarray, "batch taken"] | bool = True,
     ) -> Int[Tensor, "batch taken"]:
-        """As `add`, of some candidates only: `nodes[of]`'s child of that rank, unless it is not to be taken."""
-        places = of * offspring.tokens.shape[2] + rank
-        tokens, log_probs = (pick(on_host(values).reshape(len(of), -1), places) for values in offspring)
-        parents = np.where((log_probs != -np.inf) & is_taken, pick(nodes.numpy(), of), NO_NODE)
+        """As `add`, of the candidates at some places of the flattened offspring only, where they are to be taken."""
+        tokens, log_probs = (pick(on_host(values).reshape(len(places), -1), places) for values in offspring)
+        parents = pick(nodes.numpy(), places // offspring.tokens.shape[2])
+        parents = np.where((log_probs != -np.inf) & is_taken, parents, NO_NODE)
         return torch.from_numpy(self.builder.add(parents, tokens, log_probs))
 
     def expand(self, nodes: Int[Tensor, "batch frontier"], width: int) -> Int[Tensor, "batch new"]:
@@ -189,5 +185,4 @@ def add_likeliest(growth: Growth, nodes: Int[Tensor, "batch frontier"], count: i
     """Of `count` candidate children per node, add the `count` of highest path probability over all the nodes."""
     offspring = growth.propose(nodes, count)
     path = growth.reached(nodes)[:, :, None] + on_host(offspring.log_probs)
-    places = best_places(path.reshape(len(path), -1), count)
-    return growth.add_some(nodes, offspring, *divmod(places, path.shape[2]))
+    return growth.add_some(nodes, offspring, best_places(path.reshape(len(path), -1), count))

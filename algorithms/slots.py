@@ -12,7 +12,6 @@ from backend.tree import NO_NODE, Proposal
 
 def slot_values(
     growth: Growth,
-    frontier: Int[Tensor, "batch frontier"],
     offspring: Offspring,
     first: Float[np.ndarray, "batch frontier"],
 ) -> Float[np.ndarray, "batch frontier width"]:
@@ -50,7 +49,7 @@ def fill_best(
     places = best_places(slots, min(budget, int(num_children.sum(1).max())))
     values = pick(slots, places)
     of, rank = divmod(places, max(width, 1))
-    return growth.add_some(frontier, offspring, of, rank, values > 0), values
+    return growth.add_some(frontier, offspring, of * offspring.tokens.shape[2] + rank, values > 0), values
 
 
 def above(

@@ -18,8 +18,7 @@ class Level(NamedTuple):
 
     parents: Int[np.ndarray, " parent"]
     width: int
-    of: Int[np.ndarray, " node"]  # the place of each node's parent in `parents`
-    rank: Int[np.ndarray, " node"]  # its place among the candidates
+    places: Int[np.ndarray, " node"]  # in the flattened (parent, width) candidates
 
 
 class StaticShape:
@@ -37,8 +36,8 @@ class StaticShape:
         nodes = [path for path in self.paths if len(path) == depth]
         parents = sorted({path[:-1] for path in nodes})
         width = max(path[-1] for path in nodes) + 1
-        of, rank = [parents.index(path[:-1]) for path in nodes], [path[-1] for path in nodes]
-        return Level(np.array([above.index(path) for path in parents]), width, np.array(of), np.array(rank))
+        places = [parents.index(path[:-1]) * width + path[-1] for path in nodes]
+        return Level(np.array([above.index(path) for path in parents]), width, np.array(places))
 
     def grow(self, growth: Growth) -> None:
         """One draft call per level. Nodes that the drafter has no token for stay away with all that follows them."""
@@ -46,8 +45,8 @@ class StaticShape:
         for level in self.levels:
             parents = nodes[:, level.parents]
             offspring = _of_width(growth.propose(parents, level.width), level.width)
-            of, rank = (np.broadcast_to(which, (len(nodes), len(which))) for which in (level.of, level.rank))
-            nodes = growth.add_some(parents, offspring, of, rank)
+            places = np.broadcast_to(level.places, (len(nodes), len(level.places)))
+            nodes = growth.add_some(parents, offspring, places)
 
 
 def _required_by(path: Path) -> list[Path]:

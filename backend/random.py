@@ -139,7 +139,7 @@ class RandomStream:
 
     def _race(self, laws: Float[Tensor, "batch node vocab"], counters: Tensor, k: int) -> Int[Tensor, "batch node k"]:
         race = laws.float() / self.exponentials(counters, laws.shape[-1])
-        speeds, tokens = top_k(race, min(k, laws.shape[-1]))
+        speeds, tokens = top_k(race, k)
         return tokens.masked_fill(~(speeds > 0), NO_TOKEN)
 
     def _invert(self, weights: Tensor, num_draws: int, counter: int | Tensor) -> Tensor:

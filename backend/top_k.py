@@ -14,11 +14,12 @@ NEGATIVE_INFINITY = {torch.bfloat16: 0xFF80, torch.float16: 0xFC00}  # its bits;
 
 
 def top_k(values: Float[Tensor, "*rows vocab"], k: int) -> tuple[Float[Tensor, "*rows k"], Int[Tensor, "*rows k"]]:
-    """The k largest values of each row and where they are, in descending order, as `torch.topk`."""
+    """The k largest values of each row and where they are, in descending order, as `torch.topk`; all if fewer."""
+    size = values.shape[-1]
+    k = min(k, size)
     if k == 1:
         found, places = largest(values)
         return found[..., None], places[..., None]
-    size = values.shape[-1]
     if values.device.type != "cpu" or size % BLOCK or size < k * FEW_BLOCKS * BLOCK:
         found, places = values.topk(k, dim=-1)
         return found, places

@@ -114,7 +114,7 @@ class TreeBuilder:
         self._tree: TokenTree | None = tree
         self.fields = Fields(*(on_host(getattr(tree, name)) for name in Fields._fields))
         self._reserve()
-        self.has_gaps = not self.exists.all()  # whether a row lacks a node that another one has
+        self.has_gaps = self.num_nodes > 1 and not self.exists.all()  # whether a row lacks a node that another one has
 
     @property
     def exists(self) -> Bool[np.ndarray, "batch node"]:

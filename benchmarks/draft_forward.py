@@ -12,12 +12,12 @@ from statistics import median, quantiles
 import torch
 from hydra import compose, initialize_config_dir
 from rich.console import Console
-from rich.progress import track
 from rich.table import Table
 
 from backend.model import TreeModel
 from backend.timing import Stopwatch
 from runners.benchmark import CONF, to_plain
+from runners.console import metered
 from runners.point import build, with_stage_clock
 from runners.stopwatching import WARM_UPS, Pieces
 
@@ -30,7 +30,7 @@ def measure(pieces: Pieces, clock: Stopwatch, rounds: int) -> dict[str, list[tup
     """Seconds of a draft level and of a target forward, one pair per round."""
     drafts, verifications = pieces.draft(1), pieces.verify(1, commits_to_drafter=False)
     found: dict[str, list[tuple[float, float]]] = {"forwards": [], "whole": []}
-    for _ in track(range(rounds + WARM_UPS), description="rounds", transient=True):
+    for _ in metered(range(rounds + WARM_UPS), "rounds", rounds + WARM_UPS):
         clock.stage_seconds.clear()
         level = next(drafts)[0]
         inside = clock.stage_seconds["forward"] / 2  # of two levels: the root is expanded before the clock starts

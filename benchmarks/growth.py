@@ -19,6 +19,7 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
+import algorithms.growth
 from algorithms.base import TreeAlgorithm
 from algorithms.growth import Growth
 from algorithms.registry import create
@@ -78,7 +79,7 @@ class Proposing:
 
     def __init__(self) -> None:
         self.seconds = 0.0
-        for owner, step in ((Growth, "_search"), (Growth, "_draw"), (StubDrafter, "expand")):
+        for owner, step in ((algorithms.growth, "top_k"), (Growth, "_draw"), (StubDrafter, "expand")):
             setattr(owner, step, self._timed(getattr(owner, step), 1))
         Growth._ranks = self._timed(Growth._ranks, -1)  # within `_draw`, but over nodes
 

@@ -22,7 +22,7 @@ from backend.registry import suggestion
 from backend.sampling import Sampler
 from backend.targets import build_target, check_target
 from backend.timing import Stopwatch
-from backend.tree import Proposal, TokenTree
+from backend.tree import Proposal
 from runners.decoding import Decoder, Limits
 from runners.pricing import basis_of, check_pricing, cost_model
 from runners.projection import Ledger, ProjectedDrafter, VirtualClock, projected
@@ -208,15 +208,12 @@ class ClockedDrafter:
 
     def __getattr__(self, name: str) -> Any:
         found = getattr(self.drafter, name)
-        return self._timed(found) if name == "likeliest" else found
+        return self._timed(found) if name in ("expand", "likeliest") else found
 
     @property
     def members(self) -> dict[str, Any]:
         """Of a pool: they are asked one by one, so each is on the clock."""
         return {name: ClockedDrafter(member, self.clock) for name, member in self.drafter.members.items()}  # type: ignore[attr-defined]
-
-    def expand(self, tree: TokenTree, nodes: torch.Tensor) -> torch.Tensor:
-        return self._timed(self.drafter.expand)(tree, nodes)
 
     def _timed(self, ask: Callable[..., Any]) -> Callable[..., Any]:
         def timed(*arguments: Any) -> Any:

@@ -77,8 +77,7 @@ class EagleHeadDrafter:
         self, tree: TokenTree, nodes: Int[Tensor, "batch new"], width: int
     ) -> tuple[Float[Tensor, "batch new few"], Int[Tensor, "batch new few"]]:
         """Found among the tokens that can be drafted."""
-        drafted = self.expand_drafted(tree, nodes)
-        values, places = top_k(drafted, min(width, drafted.shape[2]))
+        values, places = top_k(self.expand_drafted(tree, nodes), width)
         return values, places if self.draft_tokens is None else self.draft_tokens[places]
 
     def expand_drafted(self, tree: TokenTree, nodes: Int[Tensor, "batch new"]) -> Float[Tensor, "batch new draft"]:

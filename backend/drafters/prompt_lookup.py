@@ -1,5 +1,6 @@
 """Prompt lookup decoding (Saxena 2023): copy what followed the last n-gram where it occurred before."""
 
+from contextlib import suppress
 from dataclasses import dataclass, field
 
 from jaxtyping import Int
@@ -91,8 +92,9 @@ def find_ngram(text: list[int], path: list[int], sizes: range, continuation: int
     everything = text + path
     for size in sizes:
         ngram, end, latest = everything[-size:], size - 1, max(0, len(text) - continuation)
-        while ngram[-1] in (rest := text[end:latest]):
-            end += rest.index(ngram[-1]) + 1
-            if text[end - size : end] == ngram:
-                return end
+        with suppress(ValueError):  # no further occurrence of its last token
+            while True:
+                end = text.index(ngram[-1], end, latest) + 1
+                if text[end - size : end] == ngram:
+                    return end
     return None

@@ -204,9 +204,8 @@ class ClaimsItsTopKWasDrawn(Eagle2):
         return draft._replace(proposal=self.proposal, laws=laws)
 
 
-def worth_of_the_token(growth: Growth, frontier: Any, offspring: Offspring, first: Any) -> Any:
-    own = np.exp(growth.reached(frontier)[:, :, None] + on_host(offspring.log_probs))
-    return np.minimum(own, first[:, :, None])
+def worth_of_the_token(growth: Growth, offspring: Offspring, first: Any) -> Any:
+    return first[:, :, None] * np.exp(on_host(offspring.log_probs))
 
 
 def resorted(growth: Growth, nodes: torch.Tensor, width: int) -> Offspring:
