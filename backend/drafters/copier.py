@@ -2,6 +2,7 @@
 
 from abc import ABC, abstractmethod
 
+import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
@@ -38,5 +39,6 @@ def certain(
     proposed: list[list[int]], device: torch.device
 ) -> tuple[Float[Tensor, "batch new 1"], Int[Tensor, "batch new 1"]]:
     """Candidates of a drafter that has one token per node, or `NO_NODE` for none."""
-    tokens = torch.tensor(proposed, device=device)[:, :, None]
-    return torch.where(tokens == NO_NODE, -torch.inf, 0.0), tokens.clamp(min=0)
+    tokens = np.array(proposed, dtype=np.int64)[:, :, None]
+    log_probs = np.where(tokens == NO_NODE, -np.inf, 0.0).astype(np.float32)
+    return torch.from_numpy(log_probs).to(device), torch.from_numpy(tokens.clip(min=0)).to(device)
