@@ -32,8 +32,7 @@ bench: setup ## the main job: five algorithms, two tasks, the real model; table 
 
 reference: setup ## the reference results of this machine: its cost table and its sweeps; resumable, three to four hours
 	$(BIN)/python -m runners.calibrate drafter=eagle3_smollm2 dtype=bfloat16 'measure=[costs]' $(COSTS)
-	for sweep in reference reference_trees batch_scaling reference_grid "reference_grid temperature=1.0" \
-			"reference_grid batch_size=1 temperature=1.0"; do \
+	for sweep in reference reference_trees batch_scaling reference_grid "reference_grid batch_size=1 temperature=1.0"; do \
 		$(BIN)/python -m runners.benchmark sweep=$$sweep output=results/reference_cpu $(COSTS) || exit $$?; done
 	$(BIN)/python -m analysis.report results/reference_cpu
 
