@@ -8,7 +8,6 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from algorithms.base import Drafter
 from algorithms.cost_aware import CostAware, Floats, Layer, pooled_order
@@ -92,7 +91,7 @@ class Cast(CostAware):
         self.growth_ratios = [deque([1.0], maxlen=self.fifo) for _ in range(groups)]
         self.last_utility = [0.0] * groups
 
-    def begin(self, batch: int) -> NDArray[np.bool_]:
+    def begin(self, batch: int) -> list[bool]:
         if self.memory == "step":
             self.forget(batch, self.num_groups(batch))
         return super().begin(batch)

@@ -8,7 +8,6 @@ from statistics import NormalDist
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from algorithms.base import Drafter
 from algorithms.confidence import Calibration
@@ -58,64 +57,70 @@ class CastRate(CostAware):
         self.memory, self.explore_every = memory, explore_every
         self.learns = calibration == "online"
         self.calibration = Calibration(self.max_depth, strength, ratios)
-        self.mean_rate: Floats = np.zeros(1)
-        self.rate: Floats = np.zeros(1)  # what a second is worth
-        self.yields: Floats = np.ones(1)
-        self.last: Floats = np.ones(1)  # utility of the nodes that were expanded last
+        self.mean_rate: list[float] = []
+        self.rate: list[float] = []  # what a second is worth
+        self.yields: list[float] = []
+        self.last: list[float] = []  # utility of the nodes that were expanded last
         self.idle = 0
 
     def forget(self, batch: int, groups: int) -> None:
         self.calibration.forget(groups)
-        self.mean_rate = self.rate = np.full(groups, self._plain_rate(batch))
+        self.mean_rate = self.rate = [self._plain_rate(batch)] * groups
         self.lag = 1 + self.spread * slowest_of(batch)
-        self.yields = np.ones(groups)
+        self.yields = [1.0] * groups
         self.idle = 0
-        self.last = np.ones(groups)
 
     def _step(self, batch: int, widest: int) -> Floats:
         return self.prices.step(batch, self.sequences.context, widest)
 
     def _plain_rate(self, batch: int) -> float:
-        return 1.0 / self._step(batch, 1)[0]
+        return 1.0 / float(self._step(batch, 1)[0])
 
-    def begin(self, batch: int) -> NDArray[np.bool_]:
+    def begin(self, batch: int) -> list[bool]:
         """A first level is drafted where it pays on the record so far."""
-        self.last = np.ones_like(self.rate)
-        step = self._step(batch, 2)
-        draft = self.prices.draft(batch, self.sequences.context, 1)[0]
-        drafts = (1 + self.yields) / self.lag - 1 - self.rate * (draft + step[1] - step[0]) > 0
-        self.idle = 0 if drafts.any() else self.idle + 1
-        explores = bool(self.explore_every) and self.idle >= (self.explore_every or 0)
-        self.idle = 0 if explores else self.idle
-        return drafts | explores
+        self.last = [1.0] * len(self.rate)
+        plain, verified = self._step(batch, 2).tolist()
+        seconds = float(self.prices.draft(batch, self.sequences.context, 1)[0]) + verified - plain
+        drafts = [(1 + more) / self.lag - 1 > rate * seconds for more, rate in zip(self.yields, self.rate, strict=True)]
+        self.idle = 0 if any(drafts) else self.idle + 1
+        if not self.explore_every or self.idle < self.explore_every:
+            return drafts
+        self.idle = 0
+        return [True] * len(drafts)
 
     def path_values(self, growth: Growth, values: list[Floats], first: int) -> Floats:
         builder, new = growth.builder, slice(first, growth.builder.num_nodes)
-        parents = np.maximum(builder.fields.parents[:, new], 0)
-        reached = pick(np.concatenate(values, 1), parents)
+        parents = builder.fields.parents[:, new] - (first - values[-1].shape[1])  # all of them in the last level
+        reached = pick(values[-1], np.maximum(parents, 0))
         return reached * self.calibration.corrected(builder.fields.log_probs[:, new], len(values))
 
     def keep(self, layer: Layer, values: list[Floats], depth: int) -> list[int]:
-        utility = layer.utility[:, : self.width]
-        batch, most = len(layer.values), utility.shape[1]
-        self._note_yield(utility[:, -1])
-        seconds = self.prices.draft(batch, self.sequences.context + self.expanded, most)
-        worth = self.yields[:, None] * utility / self.lag - self.rate[:, None] * (seconds - seconds[0])
-        kept = worth.argmax(1) + 1
-        self.last = utility[np.arange(len(kept)), kept - 1]
-        gain = self.yields * self.last / self.lag - self.rate * (seconds[kept - 1] + self._more_to_verify(values, kept))
-        return np.where(gain > 0, kept, 0).tolist()
+        batch, utility = len(layer.values), layer.utility[:, : self.width].tolist()
+        seconds = self.prices.draft(batch, self.sequences.context + self.expanded, len(utility[0])).tolist()
+        kept = [self._breadth(group, u, seconds) for group, u in enumerate(utility)]
+        groups = zip(kept, self.yields, self.last, self.rate, strict=True)
+        spare = [yields * u / self.lag / rate - seconds[k - 1] for k, yields, u, rate in groups]  # left to verify with
+        swing = self.prices.swing(batch, self.sequences.context, self.most(batch) + 1, max(kept))
+        if depth < self.max_depth and min(map(abs, spare)) <= swing:  # else the verification does not turn the scales
+            spare = [s - more for s, more in zip(spare, self._more_to_verify(values, kept), strict=True)]
+        return [k if s > 0 else 0 for k, s in zip(kept, spare, strict=True)]
 
-    def _note_yield(self, utility: Floats) -> None:
-        self.yields = self.memory * self.yields + (1 - self.memory) * utility / np.maximum(self.last, 1e-9)
+    def _breadth(self, group: int, utility: list[float], seconds: list[float]) -> int:
+        """The number of candidates whose children promise most, and a note of what the level has yielded."""
+        yields = self.memory * self.yields[group] + (1 - self.memory) * utility[-1] / max(self.last[group], 1e-9)
+        each, rate = yields / self.lag, self.rate[group]
+        worth = [each * u - rate * s for u, s in zip(utility, seconds, strict=True)]
+        kept = worth.index(max(worth)) + 1
+        self.yields[group], self.last[group] = yields, utility[kept - 1]
+        return kept
 
-    def _more_to_verify(self, values: list[Floats], kept: Counts) -> Floats:
+    def _more_to_verify(self, values: list[Floats], kept: list[int]) -> list[float]:
         """Seconds by which the verification grows if each kept node adds one to the best tree so far."""
         batch, most = len(values[0]), self.most(len(values[0]))
-        utility = self.utility(-np.sort(-np.concatenate(values[1:], 1), axis=1))[:, :most]
-        now = self._best_sizes(batch, utility)
+        best = -np.sort(-np.concatenate(values[1:], 1), axis=1)[:, :most]
+        now = self._best_sizes(batch, self.utility(best)).tolist()
         step = self._step(batch, most + 1)
-        return step[np.minimum(now + kept, most)] - step[now]
+        return [float(step[min(n + k, most)] - step[n]) for n, k in zip(now, kept, strict=True)]
 
     def _best_sizes(self, batch: int, utility: Floats) -> Counts:
         """Exact for these candidates: all sizes are tried, none included."""
@@ -142,12 +147,15 @@ class CastRate(CostAware):
         emitted = self.sequences.emitted
         if not emitted.any():
             return
-        seconds = self.spent + self._step(len(emitted), draft.nodes.shape[1])[-1]
-        realised = emitted if self.rows == "own" else self.sequences.mean(emitted)
-        if draft.nodes.shape[1] > 1:
-            realised = realised / self.lag
-        self.mean_rate = self.memory * self.mean_rate + (1 - self.memory) * realised / seconds
-        self.rate = np.maximum(self.mean_rate, self._plain_rate(len(emitted)))
+        seconds = self.spent + float(self._step(len(emitted), draft.nodes.shape[1])[-1])
+        lag = self.lag if draft.nodes.shape[1] > 1 else 1.0
+        realised = (emitted if self.rows == "own" else self.sequences.mean(emitted)).tolist()
+        self.mean_rate = [
+            self.memory * rate + (1 - self.memory) * tokens / lag / seconds
+            for rate, tokens in zip(self.mean_rate, realised, strict=True)
+        ]
+        plain = self._plain_rate(len(emitted))
+        self.rate = [max(rate, plain) for rate in self.mean_rate]
 
 
 def slowest_of(rows: int) -> float:

@@ -6,15 +6,16 @@ import numpy as np
 from jaxtyping import Float
 from numpy.typing import NDArray
 
-from backend.arrays import on_host
+from backend.arrays import on_host, pick
 from backend.tree import NO_NODE, Accepted, Draft
 
 Floats = NDArray[np.float64]
+HALVINGS = -1 / np.log(2.0)  # times a log-probability: how often 1 is halved
 BINS = 12  # of a draft probability p: bin b holds 2^-(b + 1) < p <= 2^-b, the last one all below
 
 
 def bins_of(log_probs: Float[np.ndarray, "..."]) -> NDArray[np.int64]:
-    return np.minimum(log_probs * (-1 / np.log(2.0)), BINS - 1).astype(np.int64)
+    return np.minimum(log_probs * HALVINGS, BINS - 1).astype(np.int64)
 
 
 class Calibration:
@@ -42,9 +43,9 @@ class Calibration:
 
     def corrected(self, log_probs: Float[np.ndarray, "row node"], depth: int) -> Floats:
         """Chances of nodes of one depth (1: below the root), given that their parents were accepted."""
-        of_depth, bins = self.ratios[:, min(depth, len(self.prior)) - 1], bins_of(log_probs)
-        ratios = of_depth[0][bins] if len(of_depth) == 1 else np.take_along_axis(of_depth, bins, 1)
-        return np.minimum(1.0, np.exp(log_probs, dtype=np.float64) * ratios)
+        chances = np.exp(log_probs, dtype=np.float64)
+        chances *= pick(self.ratios[:, min(depth, len(self.prior)) - 1], bins_of(log_probs))
+        return np.minimum(chances, 1.0, out=chances)
 
     def learn(self, draft: Draft, accepted: Accepted) -> None:
         """Count what was verified below an accepted node; finished rows say nothing."""

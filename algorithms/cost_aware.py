@@ -19,16 +19,17 @@ from backend.random import RandomStream
 from backend.tree import NO_NODE, Accepted, Draft, TokenTree
 
 ROWS = ("uniform", "pooled", "own")
+LIKELIEST = Children.named("top_k", 1.0)
 Floats = NDArray[np.float64]
 Counts = NDArray[np.int64]
 
 
 class Layer(NamedTuple):
-    """The candidates of a level, best first in each row, and what the best k of them are expected to yield."""
+    """The best candidates of a level, at most `budget`, best first in each row, and what k of them may yield."""
 
     nodes: Counts  # (row, candidate)
     values: Floats  # (row, candidate): probability of the path, 0 where there is no candidate
-    utility: Floats  # (group, k - 1): prefix sums of values, averaged over the rows of the group, up to the budget
+    utility: Floats  # (group, k - 1): prefix sums of values, averaged over the rows of the group
 
 
 class CostAware(TreeAlgorithm):
@@ -77,7 +78,7 @@ class CostAware(TreeAlgorithm):
         batch = tree.tokens.shape[0]
         if self.sequences.require(batch):
             self.forget(batch, self.num_groups(batch))
-        growth = Growth(tree, self.drafter, Children.named("top_k", 1.0), random)
+        growth = Growth(tree, self.drafter, LIKELIEST, random)
         values, self.spent, self.expanded = [np.ones((batch, 1))], 0.0, 0
         frontier = self._roots(self.begin(batch), growth.root)
         for depth in range(1, self.max_depth + 1):
@@ -100,9 +101,9 @@ class CostAware(TreeAlgorithm):
     def forget(self, batch: int, groups: int) -> None:
         """New sequences begin."""
 
-    def begin(self, batch: int) -> NDArray[np.bool_]:
+    def begin(self, batch: int) -> list[bool]:
         """A step begins; which groups draft at all."""
-        return np.ones(self.num_groups(batch), dtype=bool)
+        return [True] * self.num_groups(batch)
 
     @abstractmethod
     def keep(self, layer: Layer, values: list[Floats], depth: int) -> list[int]:
@@ -122,18 +123,18 @@ class CostAware(TreeAlgorithm):
         return max(1, min(self.budget, self.batch_budget // batch - 1))
 
     def _layer(self, values: Floats, first: int) -> Layer:
-        order = (-values).argsort(1, kind="stable")
+        order = (-values).argsort(1, kind="stable")[:, : self.budget]
         ordered = pick(values, order)
         return Layer(order + first, ordered, self.utility(ordered))
 
     def utility(self, ordered: Floats) -> Floats:
-        """As in `Layer`, of as many nodes as can matter."""
-        sums = ordered[:, : self.budget].cumsum(1)
+        """As in `Layer`."""
+        sums = ordered.cumsum(1)
         return sums if self.rows == "own" else self.sequences.mean(sums)
 
-    def _roots(self, drafts: NDArray[np.bool_], root: Int[Tensor, "batch 1"]) -> Int[Tensor, "batch 1"]:
+    def _roots(self, drafts: list[bool], root: Int[Tensor, "batch 1"]) -> Int[Tensor, "batch 1"]:
         """Of the groups that draft."""
-        return root if drafts.all() else root.masked_fill(~torch.from_numpy(drafts)[:, None], NO_NODE)
+        return root if all(drafts) else root.masked_fill(~torch.tensor(drafts)[:, None], NO_NODE)
 
     def _best(self, layer: Layer, wanted: list[int]) -> Int[Tensor, "batch kept"]:
         """The first of each row, as many as its group says."""

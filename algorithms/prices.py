@@ -24,7 +24,7 @@ class Prices:
         self.drafter = drafter
         self.bucket = bucket
         self.buckets = buckets
-        self._known: dict[tuple[str, int, int, int], Any] = {}
+        self._known: dict[tuple[str, int, int, Any], Any] = {}
 
     def select(self, context: int | float) -> int:
         return (min(int(context) // self.bucket, self.buckets - 1) + 1) * self.bucket
@@ -56,6 +56,15 @@ class Prices:
         if key not in self._known:
             overhead = self.costs.overhead_seconds(self.drafter, batch, np.arange(1, widest + 1))
             self._known[key] = self.verify(batch, context, widest) + overhead
+        return self._known[key]
+
+    def swing(self, batch: int, context: int | float, widest: int, more: int) -> float:
+        """The most by which two of these steps differ that are no more than `more` tokens per row apart."""
+        key = ("swing", batch, self.select(context), (widest, more))
+        if key not in self._known:
+            step = self.step(batch, context, widest)
+            apart = range(1, min(more, widest - 1) + 1)
+            self._known[key] = max((float(np.abs(step[k:] - step[:-k]).max()) for k in apart), default=0.0)
         return self._known[key]
 
 
