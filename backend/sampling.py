@@ -7,7 +7,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from backend.errors import TreebenchError
-from backend.top_k import largest
+from backend.top_k import finite_maxima, largest
 
 
 @dataclass(frozen=True)
@@ -46,6 +46,9 @@ class Sampler:
 
 def likeliest(logits: Float[Tensor, "*rows vocab"]) -> tuple[Int[Tensor, "*rows"], Bool[Tensor, "*rows"]]:
     """The first index of the largest logit, and whether the row has a law; a row without one yields token 0."""
+    places = finite_maxima(logits)
+    if places is not None:
+        return places, torch.ones_like(places, dtype=torch.bool)
     values, tokens = largest(logits)
     valid = values.isfinite()
     return tokens.masked_fill(~valid, 0), valid

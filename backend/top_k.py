@@ -10,7 +10,8 @@ from torch import Tensor
 
 BLOCK = 64
 FEW_BLOCKS = 8  # per value that is looked for: the detour does not pay with fewer
-NEGATIVE_INFINITY = {torch.bfloat16: 0xFF80, torch.float16: 0xFC00}  # its bits; above them are the negative NaNs
+INFINITY = {torch.bfloat16: 0x7F80, torch.float16: 0x7C00}  # its bits
+SIGN = 0x8000
 
 
 def top_k(values: Float[Tensor, "*rows vocab"], k: int) -> tuple[Float[Tensor, "*rows k"], Int[Tensor, "*rows k"]]:
@@ -36,17 +37,33 @@ def largest(values: Float[Tensor, "*rows vocab"]) -> tuple[Float[Tensor, "*rows"
         found, place = values.max(-1)
         return found, place
     rows = values.reshape(-1, values.shape[-1])
-    places = torch.from_numpy(_places_of_largest(rows)).view(values.shape[:-1])
+    positive = _positive_maxima(rows)
+    places = (rows.float() if rows.dtype in INFINITY else rows).numpy().argmax(1) if positive is None else positive[0]
+    places = torch.from_numpy(places).view(values.shape[:-1])
     return values.gather(-1, places[..., None]).squeeze(-1), places
 
 
-def _places_of_largest(rows: Float[Tensor, "row vocab"]) -> np.ndarray:
-    """NumPy's search is vectorised. It knows no bf16, but positive numbers have the order of their bits as integers."""
-    if rows.dtype in NEGATIVE_INFINITY:
-        bits = rows.view(torch.int16).numpy()
-        places = bits.argmax(1)
-        largest_is_positive = bits[np.arange(len(bits)), places].min(initial=1) > 0
-        if largest_is_positive and bits.view(np.uint16).max(initial=0) <= NEGATIVE_INFINITY[rows.dtype]:  # no -NaN
-            return places
-        rows = rows.float()
-    return rows.numpy().argmax(1)
+def finite_maxima(values: Float[Tensor, "*rows vocab"]) -> Int[Tensor, "*rows"] | None:
+    """The places that `largest` finds, if the host can say at little cost that all these values are finite."""
+    if values.device.type != "cpu":
+        return None
+    positive = _positive_maxima(values.reshape(-1, values.shape[-1]))
+    if positive is None or max(positive[1], default=0) >= INFINITY[values.dtype]:
+        return None
+    return torch.from_numpy(positive[0]).view(values.shape[:-1])
+
+
+def _positive_maxima(rows: Float[Tensor, "row vocab"]) -> tuple[np.ndarray, list[int]] | None:
+    """Where each row's maximum is, and its bits, for halves whose maxima are positive; else None.
+
+    NumPy's search is vectorised. It knows no bf16, but positive numbers have the order of their bits as integers.
+    """
+    if rows.dtype not in INFINITY:
+        return None
+    bits = rows.view(torch.int16).numpy()
+    places = bits.argmax(1)
+    found = [bits.item(row, place) for row, place in enumerate(places.tolist())]
+    highest = INFINITY[rows.dtype] | SIGN  # above it are the negative NaNs
+    if min(found, default=1) <= 0 or bits.view(np.uint16).max(initial=0) > highest:
+        return None
+    return places, found

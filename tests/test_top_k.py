@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from backend.top_k import largest, top_k
+from backend.sampling import likeliest
+from backend.top_k import finite_maxima, largest, top_k
 
 SIZES = [5, 1000, 64 * 200, 49152]
 
@@ -58,3 +59,22 @@ def test_rows_without_a_number_come_back_as_such(size):
     assert found[1].isnan()
     assert ((places >= 0) & (places < size)).all()
     assert (top_k(values[:1], 3)[0] == -torch.inf).all()
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_finite_maxima_are_found_where_all_of_them_are_finite_and_positive(dtype):
+    values = some(1000, dtype)
+    places = finite_maxima(values)
+    assert places is not None
+    assert torch.equal(places, largest(values)[1])
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("poison", [torch.inf, torch.nan, -torch.nan])
+def test_nothing_infinite_is_vouched_for(poison, dtype):
+    values = some(1000, dtype)
+    values[1, 2, 700] = torch.tensor(poison).to(dtype)
+    assert finite_maxima(values) is None
+    values[1, 2] = -torch.inf
+    assert finite_maxima(values) is None
+    assert likeliest(values)[1].sum() == values[..., 0].numel() - 1
