@@ -109,14 +109,14 @@ def main() -> None:
     parser.add_argument("--num-prompts", type=int, default=4, help="per task")
     parser.add_argument("--new-tokens", type=int, default=128)
     options = parser.parse_args()
-    table = Table("dtype", "arm", "tokens/s", "ratio to transformers (median of pairs)")
     for dtype in options.dtype:
+        table = Table("dtype", "arm", "tokens/s", "ratio to transformers (median of pairs)")
         seconds = compare(dtype, options.task, options.num_prompts, options.new_tokens)
         found = ratios(seconds)
         for name, values in seconds.items():
             ratio = f"{found[name.removeprefix('ours ')]:.2f}" if name.startswith("ours") else "1"
             table.add_row(dtype, name, f"{options.new_tokens * len(values) / sum(values):.1f}", ratio)
-    Console().print(table)
+        Console().print(table)
 
 
 if __name__ == "__main__":

@@ -50,7 +50,8 @@ def main() -> None:
         interval = f"{one.speedup_low:.2f}-{one.speedup_high:.2f}" if one.speedup_low and one.speedup_high else "-"
         row = (f"{one.speedup:.2f}", interval, f"{other.speedup:.2f}", f"{ratio:.2f}")
         table.add_row(*map(str, key), *row)
-    Console().print(table)
+    whole = Console(width=1000).measure(table).maximum
+    Console(width=max(Console().width, whole)).print(table)  # figures are never cut
     off = [key for key, ratio in found.items() if abs(ratio - 1) > arguments.tolerance]
     Console().print(f"{len(found)} points in both, {len(off)} off by more than {arguments.tolerance:.0%}")
     sys.exit(1 if off or not found else 0)
