@@ -3,7 +3,7 @@
 import random
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from backend.drafters.registry import clocked_models
@@ -93,14 +93,15 @@ def check_context(point: Point, pairs: Sequence[Pair]) -> None:
 def warm_up(point: Point, requests: Sequence[Request]) -> None:
     """A few untimed tokens of both arms: caches are allocated, kernels chosen, threads started.
 
-    The very first step has room for `tree_slots` and no more, so that a tree that is too wide fails here, not in the
-    last step of some long answer.
+    The very first step, after a few tokens of the prompts, has room for `tree_slots` and no more, so that a tree that
+    is too wide fails here, not in the last step of some long answer.
     """
     tokens = min(WARMUP_TOKENS, point.limits.max_new_tokens)
     rest = point.limits.max_new_tokens - tokens
+    ends = [replace(request, prompt=request.prompt[-WARMUP_TOKENS:]) for request in requests]
     for decoder in (point.baseline, point.method):
-        for limits in (Limits(1, (), point.limits.tree_slots), Limits(tokens, (), rest + point.limits.tree_slots)):
-            generate(decoder, requests, limits, point.clock())
+        generate(decoder, ends, Limits(1, (), point.limits.tree_slots), point.clock())
+        generate(decoder, requests, Limits(tokens, (), rest + point.limits.tree_slots), point.clock())
 
 
 def _decode_both(point: Point, pair: Pair, order: random.Random) -> None:
