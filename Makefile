@@ -4,6 +4,7 @@ VENV ?= .venv
 CONSTRAINTS ?= constraints.txt
 BIN := $(VENV)/bin
 SWEEP ?= results/quick
+RECYCLING := algorithm=token_recycling drafter=token_recycling
 COSTS := device.costs=results/reference_cpu_costs.json
 TEST_ENV := HF_HUB_OFFLINE=1 WANDB_MODE=disabled OMP_NUM_THREADS=1
 PYTEST := $(TEST_ENV) $(BIN)/python -m pytest -n 2 --dist loadgroup -q -m "not slow and not gpu"
@@ -30,9 +31,10 @@ bench: setup ## the main job: five algorithms, two tasks, the real model; table 
 	$(BIN)/python -m runners.benchmark sweep=quick output=$(SWEEP)
 	$(BIN)/python -m analysis.report $(SWEEP)
 
-reference: setup ## the reference results of this machine: its cost table and its sweeps; resumable, three to four hours
+reference: setup ## the reference results of this machine: its cost table and its sweeps; resumable, four to five hours
 	$(BIN)/python -m runners.calibrate drafter=eagle3_smollm2 dtype=bfloat16 'measure=[costs]' $(COSTS)
-	for sweep in reference reference_trees batch_scaling reference_grid "reference_grid batch_size=1 temperature=1.0"; do \
+	for sweep in reference reference_grid "reference_grid batch_size=1 temperature=1.0" batch_scaling \
+		reference_trees "reference_trees $(RECYCLING)" reference_tree_batches "reference_tree_batches $(RECYCLING)"; do \
 		$(BIN)/python -m runners.benchmark sweep=$$sweep output=results/reference_cpu $(COSTS) || exit $$?; done
 	$(BIN)/python -m analysis.report results/reference_cpu
 
