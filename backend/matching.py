@@ -28,7 +28,8 @@ def greedy(
 ) -> Accepted:
     """Follow the target's largest logit; equals greedy decoding, whatever the tree."""
     picks, valid = likeliest(logits)
-    events.count("invalid_rows", draft.exists & ~valid)
+    if valid is not None:
+        events.count("invalid_rows", draft.exists & ~valid)
     return ops.follow(draft, picks)
 
 

@@ -44,11 +44,11 @@ class Sampler:
         return probs.nan_to_num_(nan=0.0)
 
 
-def likeliest(logits: Float[Tensor, "*rows vocab"]) -> tuple[Int[Tensor, "*rows"], Bool[Tensor, "*rows"]]:
-    """The first index of the largest logit, and whether the row has a law; a row without one yields token 0."""
+def likeliest(logits: Float[Tensor, "*rows vocab"]) -> tuple[Int[Tensor, "*rows"], Bool[Tensor, "*rows"] | None]:
+    """The first index of the largest logit, 0 in a row without a law, and which rows have one (None: all of them)."""
     places = finite_maxima(logits)
     if places is not None:
-        return places, torch.ones_like(places, dtype=torch.bool)
+        return places, None
     values, tokens = largest(logits)
     valid = values.isfinite()
     return tokens.masked_fill(~valid, 0), valid
@@ -56,7 +56,8 @@ def likeliest(logits: Float[Tensor, "*rows vocab"]) -> tuple[Int[Tensor, "*rows"
 
 def _one_hot(logits: Tensor) -> Tensor:
     tokens, valid = likeliest(logits)
-    return torch.zeros_like(logits, dtype=torch.float32).scatter(-1, tokens[..., None], valid[..., None].float())
+    mass = 1.0 if valid is None else valid[..., None].float()
+    return torch.zeros_like(logits, dtype=torch.float32).scatter(-1, tokens[..., None], mass)
 
 
 def _keep_top_k(probs: Tensor, k: int) -> Tensor:

@@ -21,8 +21,10 @@ def test_temperature_divides_logits():
     torch.testing.assert_close(Sampler(1.0).probs(half), half.float().softmax(-1))
 
 
-def test_temperature_zero_takes_the_first_of_the_largest():
-    assert probs([[1.0, 3.0, 3.0], [2.0, 2.0, 2.0]], 0.0).tolist() == [[0, 1, 0], [1, 0, 0]]
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_temperature_zero_takes_the_first_of_the_largest(dtype):
+    logits = torch.tensor([[1.0, 3.0, 3.0], [2.0, 2.0, 2.0]], dtype=dtype)
+    assert Sampler(0.0).probs(logits).tolist() == [[0, 1, 0], [1, 0, 0]]
 
 
 def test_top_k_keeps_ties():
@@ -56,6 +58,7 @@ def test_a_row_without_a_law_is_all_zero(row, options):
     assert law[1, 1] == 0
     tokens, valid = likeliest(torch.tensor([row, [0.0, -INF, 1.0]]))
     assert tokens.tolist() == [0, 2]
+    assert valid is not None
     assert valid.tolist() == [False, True]
 
 
