@@ -124,12 +124,12 @@ class Growth:
         nodes: Int[Tensor, "batch frontier"],
         offspring: Offspring,
         places: Int[np.ndarray, "batch taken"],
-        is_taken: Bool[np.ndarray, "batch taken"] | bool = True,
+        is_taken: Bool[np.ndarray, "batch taken"] | None = None,
     ) -> Int[Tensor, "batch taken"]:
         """As `add`, of the candidates at some places of the flattened offspring only, where they are to be taken."""
         tokens, log_probs = (pick(on_host(values).reshape(len(places), -1), places) for values in offspring)
         parents = pick(nodes.numpy(), places // offspring.tokens.shape[2])
-        parents = np.where((log_probs != -np.inf) & is_taken, parents, NO_NODE)
+        parents = np.where(log_probs != -np.inf if is_taken is None else is_taken, parents, NO_NODE)
         return torch.from_numpy(self.builder.add(parents, tokens, log_probs))
 
     def expand(self, nodes: Int[Tensor, "batch frontier"], width: int) -> Int[Tensor, "batch new"]:

@@ -2,7 +2,7 @@
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from algorithms.growth import Growth, Offspring, best_places
@@ -15,15 +15,17 @@ def slot_values(
     offspring: Offspring,
     first: Float[np.ndarray, "batch frontier"],
 ) -> Float[np.ndarray, "batch frontier width"]:
-    """Values before the draw, from those of the first slots; never above an elder sibling's. 0: no slot."""
-    drawn = np.exp(on_host(offspring.log_probs))
+    """Values before the draw, from those of the first slots; never above an elder sibling's. 0 or less: no slot."""
+    drawn, first = np.exp(on_host(offspring.log_probs)), first[:, :, None]
     if growth.children.proposal is Proposal.DETERMINISTIC:
-        return first[:, :, None] * drawn
-    slots = np.ones_like(drawn)
-    np.subtract(1, drawn[:, :, :-1].cumsum(2), out=slots[:, :, 1:])
-    slots *= first[:, :, None]
-    slots *= drawn > 0
-    return np.maximum(slots, 0, out=slots)
+        return first * drawn
+    left = drawn[:, :, :-1].cumsum(2)  # mass that is drawn before the second slot, the third, ...
+    np.subtract(1, left, out=left)
+    left *= first
+    slots = np.concatenate([first, left], 2)
+    if drawn[:, :, -1].min(initial=1) <= 0:  # some node has fewer tokens
+        slots[drawn <= 0] = 0
+    return slots
 
 
 def first_slot_values(
@@ -42,14 +44,15 @@ def fill_best(
     budget: int,
 ) -> tuple[Int[Tensor, "batch new"], Float[np.ndarray, "batch new"]]:
     """Make nodes of the `budget` best slots above `floor`, siblings in draw order; also gives the slots' values."""
-    is_filled = slots > floor[:, :, None]
-    num_children = is_filled.sum(2)  # the first ones of each node, as slots lose value from sibling to sibling
-    width = int(num_children.max())
-    slots = (slots[:, :, :width] * is_filled[:, :, :width]).reshape(len(slots), -1)
-    places = best_places(slots, min(budget, int(num_children.sum(1).max())))
-    values = pick(slots, places)
-    of, rank = divmod(places, max(width, 1))
-    return growth.add_some(frontier, offspring, of * offspring.tokens.shape[2] + rank, values > 0), values
+    is_filled = (slots > floor[:, :, None]).reshape(len(slots), -1)
+    places = _places_where(is_filled)
+    values = pick(slots.reshape(len(slots), -1), places)
+    if len(slots) > 1:
+        values *= pick(is_filled, places)
+    if places.shape[1] > budget:
+        best = best_places(values, budget)
+        places, values = pick(places, best), pick(values, best)
+    return growth.add_some(frontier, offspring, places, values > 0), values
 
 
 def above(
@@ -57,11 +60,19 @@ def above(
 ) -> tuple[Int[Tensor, "batch kept"], Float[np.ndarray, "batch kept"]]:
     """The nodes whose value exceeds `floor`, in their order, and the values; rows are padded with `NO_NODE` and 0."""
     is_kept = values > floor
-    places = (~is_kept).argsort(axis=1, kind="stable")[:, : is_kept.sum(1).max()]
-    padding = ~pick(is_kept, places)
+    places = _places_where(is_kept)
     kept, worth = pick(nodes.numpy(), places), pick(values, places)
-    kept[padding], worth[padding] = NO_NODE, 0
+    if len(kept) > 1:
+        padding = ~pick(is_kept, places)
+        kept[padding], worth[padding] = NO_NODE, 0
     return torch.from_numpy(kept), worth
+
+
+def _places_where(chosen: Bool[np.ndarray, "batch place"]) -> Int[np.ndarray, "batch few"]:
+    """Where a row is true, ascending; a row with fewer such places than another one goes on with places where not."""
+    if len(chosen) == 1:
+        return np.flatnonzero(chosen)[None]
+    return (~chosen).argsort(axis=1, kind="stable")[:, : chosen.sum(1).max()]
 
 
 def best_nodes(values: Float[np.ndarray, "batch node"], budget: int) -> Int[Tensor, "batch kept"]:
