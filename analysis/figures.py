@@ -2,6 +2,8 @@
 
 from collections import defaultdict
 from collections.abc import Callable, Iterator
+from functools import partial
+from itertools import chain
 from typing import NamedTuple
 
 import numpy
@@ -45,9 +47,21 @@ def drawings(settings: dict[Setting, list[Point]], evidence: Evidence) -> Iterat
 
 def _of_setting(suffix: str, setting: Setting, points: list[Point], evidence: Evidence) -> Iterator[Drawing]:
     for quantity in QUANTITIES:
-        yield Drawing(quantity.name + suffix, str(setting), quantity.label, _bound(draw, quantity, setting, points))
-    for drawing in _inside(setting, points, evidence):
+        yield Drawing(quantity.name + suffix, str(setting), quantity.label, partial(draw, quantity, setting, points))
+    group = str(setting)
+    inside = _of_fastest(points, lambda fastest: _inside(group, fastest, evidence))
+    for drawing in chain(inside, _of_traces(group, points, evidence)):
         yield drawing._replace(name=drawing.name + suffix)
+
+
+def _of_fastest(points: list[Point], draw: Callable[[list[Point]], Iterator[Drawing]]) -> Iterator[Drawing]:
+    """What is drawn of the methods whose best point is fastest; the captions say so where that leaves some out."""
+    methods = by_method(points)
+    best = {label: max(point.record.speedup or 0.0 for point in of) for label, of in methods.items()}
+    kept = sorted(best, key=lambda label: (_is_baseline(methods[label]), best[label]), reverse=True)[:MOST_CURVES]
+    note = f"; the {len(kept)} fastest of {len(best)} methods" if len(kept) < len(best) else ""
+    for drawing in draw([point for point in points if point.label in kept]):
+        yield drawing._replace(caption=drawing.caption + note)
 
 
 # ------------------------------------------------------------------------------------------------ over batch sizes
@@ -60,11 +74,11 @@ def _over_batches(settings: dict[Setting, list[Point]]) -> Iterator[Drawing]:
             families[setting._replace(batch_size=0), point.record.task].append(point)
     for number, ((family, task), points) in enumerate(families.items(), 1):
         if len({point.setting.batch_size for point in points}) > 1:
-            yield from _batch_drawings(f"-{number}-{family.slug}-{task}", family, task, points)
+            suffix, title = f"-{number}-{family.slug}-{task}", f"{task}: {family.without_batch}"
+            yield from _of_fastest(points, partial(_batch_drawings, suffix, title, task))
 
 
-def _batch_drawings(suffix: str, family: Setting, task: str, points: list[Point]) -> Iterator[Drawing]:
-    title = f"{task}: {family.without_batch}"
+def _batch_drawings(suffix: str, title: str, task: str, points: list[Point]) -> Iterator[Drawing]:
     speedups = _curves(points, _speedup)
     baselines = [point.label for point in points if _is_baseline([point])]
     methods = [curve for curve in speedups if curve.label not in baselines]
@@ -90,7 +104,7 @@ def _curves(points: list[Point], values: Callable[[Point], tuple]) -> list[Curve
     for label, of_method in by_method(points).items():
         rows = [(float(point.setting.batch_size), *values(point)) for point in of_method]
         curves += [ordered(label, [row for row in rows if row[1] is not None])] if any(row[1] for row in rows) else []
-    return curves[:MOST_CURVES]
+    return curves
 
 
 def _pareto_curves(points: list[Point]) -> list[Curve]:
@@ -99,15 +113,14 @@ def _pareto_curves(points: list[Point]) -> list[Curve]:
         rates = [(point.setting.batch_size, point.record.tokens_per_second) for point in of_method]
         rows: list[Row] = [(1000 * batch / rate, rate, None, None) for batch, rate in rates if rate]
         curves += [ordered(label, rows)] if rows else []
-    return curves[:MOST_CURVES]
+    return curves
 
 
 # ---------------------------------------------------------------------------------------------------- inside a step
 
 
-def _inside(setting: Setting, points: list[Point], evidence: Evidence) -> Iterator[Drawing]:
-    group = str(setting)
-    methods = dict(list(by_method(points).items())[:MOST_CURVES])
+def _inside(group: str, points: list[Point], evidence: Evidence) -> Iterator[Drawing]:
+    methods = by_method(points)
     costs = {label: cost for label, of_method in methods.items() if (cost := _mean_cost(of_method))}
     if costs:
         caption = "decode time by stage, mean over tasks; the split comes from a pass with stage clocks"
@@ -122,7 +135,6 @@ def _inside(setting: Setting, points: list[Point], evidence: Evidence) -> Iterat
         caption = "cost of a step by verified nodes, and the widths that were chosen; a point per task"
         yield Drawing("cost_by_width", group, caption, lambda: cost_curves(group, steps))
     yield from _of_trees(group, widths, evidence)
-    yield from _of_traces(group, points, evidence)
 
 
 def _mean_cost(points: list[Point]) -> dict[str, float]:
@@ -168,7 +180,7 @@ def _of_trees(group: str, methods: dict[str, list[Point]], evidence: Evidence) -
     for number, (label, nodes) in enumerate(list(drafted.items())[:MOST_HEAT_MAPS], 1):
         title = f"{label}: {group}"
         caption = f"{label}: acceptance by depth and sibling rank"
-        yield Drawing(f"depth_rank_{number}", group, caption, _bound(heat_map, title, nodes))
+        yield Drawing(f"depth_rank_{number}", group, caption, partial(heat_map, title, nodes))
 
 
 def _of_traces(group: str, points: list[Point], evidence: Evidence) -> Iterator[Drawing]:
@@ -178,8 +190,5 @@ def _of_traces(group: str, points: list[Point], evidence: Evidence) -> Iterator[
         if traces is not None:
             number += 1
             title = f"{point.label} on {point.record.task}: {group}"
-            yield Drawing(f"router_{number}", group, f"what {point.label} traced", _bound(router_traces, title, traces))
-
-
-def _bound(draw: Callable[..., Figure], *arguments) -> Callable[[], Figure]:
-    return lambda: draw(*arguments)
+            make = partial(router_traces, title, traces)
+            yield Drawing(f"router_{number}", group, f"what {point.label} traced", make)

@@ -6,9 +6,9 @@ from torch import Tensor
 
 
 def pick(
-    values: Shaped[np.ndarray, "row place *rest"], places: Int[np.ndarray, "row picked"]
+    values: Shaped[np.ndarray, "#row place *rest"], places: Int[np.ndarray, "#row picked"]
 ) -> Shaped[np.ndarray, "row picked *rest"]:
-    """Each row's values at its places; for a single row in a third of the time that indexing takes."""
+    """Each row's values at its places, a single row standing for all; one of values in a third of indexing's time."""
     if len(values) == 1:
         return values[0].take(places, axis=0)
     return values[np.arange(len(values))[:, None], places]

@@ -8,7 +8,7 @@ import pytest
 
 from analysis.curves import frontier
 from analysis.evidence import Evidence
-from analysis.figures import drawings
+from analysis.figures import MOST_CURVES, drawings
 from analysis.load import by_setting, load_sweep
 from analysis.plots import encode
 from runners.records import STEP_COLUMNS
@@ -98,6 +98,25 @@ def test_router_traces_are_the_columns_that_algorithms_add(made):
     (axes,) = named(made, "router_1").axes
     assert [line.get_label() for line in axes.lines] == ["alpha_pld", "c_pld"]
     assert list(axes.lines[1].get_ydata()) == pytest.approx([0.01 * step for step in range(20)])
+
+
+def test_where_lines_would_be_too_many_the_fastest_are_drawn_beside_plain_decoding(tmp_path):
+    names = ["autoregressive", *(f"method_{index:02}" for index in range(MOST_CURVES + 2))]
+    for batch in (1, 8):
+        for speedup, name in enumerate(names, 1):
+            values = {"algorithm": name, "speedup": None if speedup == 1 else float(speedup), "tokens_per_second": 9.0}
+            record = replace(RECORD, drafter="none", batch_size=batch, stage_seconds=STAGES, **values)
+            write_point(tmp_path / f"{name}-{batch}", record, steps(8))
+    settings = by_setting(load_sweep(tmp_path))
+    made = {drawing.name: drawing for drawing in drawings(settings, Evidence([]))}
+    for kind, kept in (("pareto", [names[0], *names[4:]]), ("speedup_by_batch", names[4:])):
+        (axes,) = named(made, kind).axes
+        assert {name for name in labelled(axes) if name in names} == set(kept), kind
+    (axes,) = named(made, "time_split-1").axes
+    assert len(axes.get_yticks()) == MOST_CURVES
+    note = f"; the {MOST_CURVES} fastest of {len(names)} methods"
+    bare = {name.partition("-")[0] for name, drawing in made.items() if not drawing.caption.endswith(note)}
+    assert bare == {"speedup", "acceptance_length"}, "bars have room for all"
 
 
 def test_frontier():
