@@ -5,6 +5,9 @@ CONSTRAINTS ?= constraints.txt
 BIN := $(VENV)/bin
 SWEEP ?= results/quick
 RECYCLING := algorithm=token_recycling drafter=token_recycling
+BEST := results/reference_cpu_best_fixed.json
+BEST_FIXED := algorithm=best_fixed algorithm.settings=\$${measured:$(BEST),settings}
+SEARCH := task=humaneval grid.depth=[1,2] grid.top_k=[2,4,8] grid.total_tokens=[3,4,6,8,12,16] file=$(BEST)
 COSTS := device.costs=results/reference_cpu_costs.json
 TEST_ENV := HF_HUB_OFFLINE=1 WANDB_MODE=disabled OMP_NUM_THREADS=1
 PYTEST := $(TEST_ENV) $(BIN)/python -m pytest -n 2 --dist loadgroup -q -m "not slow and not gpu"
@@ -33,8 +36,11 @@ bench: setup ## the main job: five algorithms, two tasks, the real model; table 
 
 reference: setup ## the reference results of this machine: its cost table and its sweeps; resumable, four to five hours
 	$(BIN)/python -m runners.calibrate drafter=eagle3_smollm2 dtype=bfloat16 'measure=[costs]' $(COSTS)
-	for sweep in reference reference_grid "reference_grid batch_size=1 temperature=1.0" batch_scaling \
-		reference_trees "reference_trees $(RECYCLING)" reference_tree_batches "reference_tree_batches $(RECYCLING)"; do \
+	$(BIN)/python -m runners.search_fixed drafter=eagle3_smollm2 dtype=bfloat16 $(SEARCH) $(COSTS)
+	for sweep in reference reference_grid "reference_grid batch_size=1 temperature=1.0" \
+		batch_scaling "batch_scaling $(BEST_FIXED)" \
+		reference_trees "reference_trees $(RECYCLING)" "reference_trees $(BEST_FIXED)" \
+		reference_tree_batches "reference_tree_batches $(RECYCLING)" "reference_tree_batches $(BEST_FIXED)"; do \
 		$(BIN)/python -m runners.benchmark sweep=$$sweep output=results/reference_cpu $(COSTS) || exit $$?; done
 	$(BIN)/python -m analysis.report results/reference_cpu
 
