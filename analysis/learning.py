@@ -19,21 +19,24 @@ from analysis.load import BASELINE, load_sweep
 from analysis.plots import encode
 from analysis.style import FAINT, STYLE, line_look
 from analysis.tables import detail_table, pipe_table
+from runners.store import LEARNING_CURVE_FILE as CSV
 from runners.store import SITTINGS_FILE, write_bytes
 
 SCHEDULE = ("corpus", "steps", "decay_steps", "average", "eval_every", "eval_steps", "checkpoint_every")
 POINTS = 200  # of the curve that is kept: steps are averaged in as many groups
-CURVE, CSV = "curve.jsonl", "learning_curve.csv"
+CURVE = "curve.jsonl"
 
 
 def learning_curve(folder: Path) -> pandas.DataFrame:
     """Columns tokens, loss, top1 (share of first drafted tokens that agree), chain (held-out tokens per step or NaN).
 
-    From the whole log if it is there, else from the short one that was made of it.
+    From the log, and from the short one that was made of what came before it.
     """
-    if not (folder / CURVE).is_file():
-        return pandas.read_csv(folder / CSV)
-    return _shortened(_log(folder))
+    lines = _log(folder) if (folder / CURVE).is_file() else []
+    parts = [pandas.read_csv(folder / CSV)] if (folder / CSV).is_file() else []
+    if lines:
+        parts = [part.loc[part["tokens"] < lines[0]["tokens"]] for part in parts] + [_shortened(lines)]
+    return pandas.concat(parts, ignore_index=True)
 
 
 def _log(folder: Path) -> list[dict[str, Any]]:
@@ -143,7 +146,7 @@ def main(arguments: list[str] | None = None) -> int:
     if not evaluated:
         sys.stderr.write(f"{folder}: nothing was evaluated yet; train on, or set training.eval_every lower\n")
         return 1
-    curve = _shortened(lines)
+    curve = learning_curve(folder)
     write_bytes(folder / CSV, curve.to_csv(index=False, float_format="%.6g").encode())
     last = evaluated[-1]
     title = f"{folder.name}: {last['tokens'] / 1e6:.1f} million tokens"

@@ -22,6 +22,7 @@ RUN_FILE = "run.json"
 STEPS_FILE = "steps.parquet"
 TREES_FILE = "trees.parquet"
 SITTINGS_FILE = "sittings.json"  # of a training: what each start was asked to do
+LEARNING_CURVE_FILE = "learning_curve.csv"  # of a training, for its model card; its first column counts tokens
 NOT_HASHED = {"output", "tracker", "launch", "force", "retry", "plugins", "hydra"}  # change no number
 DTYPE_NAMES = {"float32": "fp32", "bfloat16": "bf16", "float16": "fp16"}
 

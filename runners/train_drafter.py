@@ -25,7 +25,7 @@ from runners.training.loop import Trainer
 
 
 def train(config: Mapping[str, Any]) -> None:
-    """Train until `training.steps`, from the output folder's checkpoint if there is one."""
+    """Train until `training.steps`, from the output folder's checkpoint or published weights if there are any."""
     settings = config["training"]
     check_target(config["target"])
     if settings["kind"] not in LEARNERS:
@@ -42,7 +42,7 @@ def train(config: Mapping[str, Any]) -> None:
     trainer = Trainer(learner, config, folder)
     trainer.resume()
     extract = FeatureExtractor(target, learner.layers)
-    if not trainer.step:
+    if trainer.step == trainer.begun:
         order = islice(batches(corpus, settings["batch_size"], config["seed"], 0), settings["fit_batches"])
         learner.start([extract([corpus.window(index) for index in indices]) for indices in order])
         trainer.restart_average()

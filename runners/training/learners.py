@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from backend.checkpoints import write_safetensors
+from backend.checkpoints import load_exactly, read_safetensors, write_safetensors
 from backend.heads import Eagle1Head, Eagle3Head, EagleHead, feature_layers
 from backend.loading import LoadedModel
 from runners.training.corpus import Corpus, frequent_tokens
@@ -19,6 +19,8 @@ from runners.training.features import Batch
 from runners.training.fitting import feature_scale, fit_fusion, start_eagle1, start_eagle3, stream_size, use_tokens
 from runners.training.sampled_softmax import SampledSoftmax
 from runners.training.unroll import StepResult, chosen_rows, unroll
+
+EMBEDDINGS, TIED = "model.embed_tokens.weight", "lm_head.weight"  # of a small LM, which has them once
 
 
 class Learner(ABC):
@@ -37,6 +39,11 @@ class Learner(ABC):
     def restore(self, buffers: dict[str, Tensor]) -> None:
         """Take a checkpoint's buffers."""
         self.buffers = buffers
+
+    def load(self, folder: Path) -> None:
+        """Begin with the weights that `export` wrote there."""
+        path = folder / "model.safetensors"
+        load_exactly(self.module, read_safetensors(path), str(path))
 
     @abstractmethod
     def steps(self, batch: Batch, generator: torch.Generator, whole: bool) -> list[StepResult]:
@@ -67,6 +74,7 @@ class HeadLearner(Learner):
             self.teacher = lm_head.weight
         self.lm_head = lm_head
         self.module = self.head
+        self.is_fitted = False
 
     def restore(self, buffers: dict[str, Tensor]) -> None:
         super().restore(buffers)
@@ -74,9 +82,18 @@ class HeadLearner(Learner):
             use_tokens(self.head, buffers["draft_tokens"])
             self.teacher = self.lm_head.weight[buffers["draft_tokens"]]
 
+    def load(self, folder: Path) -> None:
+        super().load(folder)
+        self.is_fitted = True
+        if self.head.draft_tokens is not None:
+            self.restore({"draft_tokens": self.head.draft_tokens})
+
     def start(self, batches: Sequence[Batch]) -> None:
         if isinstance(self.head, Eagle3Head):
-            self.buffers["scale"] = feature_scale(batches)
+            self.buffers["scale"] = scale = feature_scale(batches)
+            if self.is_fitted:
+                self.head.fc.weight.data /= scale
+                return
             stream = stream_size(batches, self.config.hidden_size)
             fit_fusion(self.head, map(self._scaled, batches), stream)
 
@@ -164,8 +181,13 @@ class LanguageModelLearner(Learner):
         self.tokenizer.save_pretrained(folder)
         if self.tokenizer.is_fast:  # which writes a quarter of a million lines otherwise
             self.tokenizer.backend_tokenizer.save(str(folder / "tokenizer.json"), pretty=False)
-        stored = {name: _half(weight) for name, weight in weights.items() if name != "lm_head.weight"}
+        stored = {name: _half(weight) for name, weight in weights.items() if name != TIED}
         write_safetensors(folder / "model.safetensors", stored)
+
+    def load(self, folder: Path) -> None:
+        path = folder / "model.safetensors"
+        stored = read_safetensors(path)
+        load_exactly(self.module, stored | {TIED: stored.get(EMBEDDINGS, torch.empty(0))}, str(path))
 
 
 def _ahead(values: Tensor, by: int) -> Tensor:

@@ -12,6 +12,7 @@ from torch import Tensor
 from backend.checkpoints import load_exactly, read_safetensors, write_safetensors
 from backend.errors import TreebenchError
 from runners.console import Meter
+from runners.store import LEARNING_CURVE_FILE, SITTINGS_FILE
 from runners.training.evaluation import evaluate, summary
 from runners.training.features import Batch
 from runners.training.learners import Learner
@@ -33,6 +34,7 @@ class Trainer:
         )
         self.step = 0
         self.tokens = 0
+        self.begun = 0  # step from which the optimizer knows
 
     def restart_average(self) -> None:
         """From the weights as they are."""
@@ -74,7 +76,7 @@ class Trainer:
 
     def rate(self) -> float:
         """Factor of the learning rate."""
-        warm = (self.step + 1) / max(1, self.settings["warmup_steps"])
+        warm = (self.step - self.begun + 1) / max(1, self.settings["warmup_steps"])
         left = (self.settings["steps"] - self.step) / max(1, self.settings["decay_steps"])
         return min(1.0, warm, max(left, 0.02))
 
@@ -107,7 +109,7 @@ class Trainer:
         moments = {f"{key}.{name}": value for name, p in self.parameters.items() for key, value in self._moments(p)}
         weights = {f"weight.{name}": parameter for name, parameter in self.parameters.items()}
         average = {f"average.{name}": value for name, value in self.average.items()}
-        position = {"position": torch.tensor([self.step, self.tokens])}
+        position = {"position": torch.tensor([self.step, self.tokens, self.begun])}
         buffers = {f"buffer.{name}": value for name, value in self.learner.buffers.items()}
         path = self.folder / "checkpoint.safetensors"
         write_safetensors(path, moments | weights | average | buffers | position)
@@ -119,10 +121,25 @@ class Trainer:
         return [(key, state[key]) for key in ("exp_avg", "exp_avg_sq")]
 
     def resume(self) -> None:
-        """Go on from the folder's checkpoint, if there is one; lines of the curve after it are dropped."""
+        """Go on from the folder's checkpoint, else from the weights published in it, if there are any."""
         path = self.folder / "checkpoint.safetensors"
-        if not path.is_file():
-            return
+        if path.is_file():
+            self._resume(path)
+        elif (self.folder / "model.safetensors").is_file():
+            self._resume_published()
+
+    def _resume_published(self) -> None:
+        """Steps and tokens count on; the optimizer begins anew."""
+        sittings, curve = self.folder / SITTINGS_FILE, self.folder / LEARNING_CURVE_FILE
+        if not sittings.is_file() or not curve.is_file():
+            raise TreebenchError(f"{self.folder} holds a drafter of unknown training: give another output folder")
+        self.learner.load(self.folder)
+        self.restart_average()
+        self.begun = self.step = json.loads(sittings.read_text())[-1]["config"]["training"]["steps"]
+        self.tokens = int(curve.read_text().splitlines()[-1].partition(",")[0])
+
+    def _resume(self, path: Path) -> None:
+        """Lines of the curve after the checkpoint are dropped."""
         stored = read_safetensors(path)
         parts: dict[str, dict[str, Tensor]] = {}
         for name, value in stored.items():
@@ -134,10 +151,10 @@ class Trainer:
         load_exactly(_Holder(self.parameters), {k.replace(".", "/"): v for k, v in parts["weight"].items()}, str(path))
         self.average = parts["average"]
         self.learner.restore(parts.get("buffer", {}))
-        self.step, self.tokens = stored["position"].tolist()
+        self.step, self.tokens, self.begun = stored["position"].tolist()
         for name, parameter in self.parameters.items():
             moments = {key: parts[key][name] for key in ("exp_avg", "exp_avg_sq")}
-            self.optimizer.state[parameter] = {"step": torch.tensor(float(self.step)), **moments}
+            self.optimizer.state[parameter] = {"step": torch.tensor(float(self.step - self.begun)), **moments}
         self._cut_curve()
 
     def _cut_curve(self) -> None:

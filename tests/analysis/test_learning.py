@@ -62,6 +62,18 @@ def test_a_long_log_is_kept_short_and_the_short_one_draws_the_same(tmp_path):
     pandas.testing.assert_frame_equal(learning_curve(tmp_path), short)
 
 
+def test_a_training_that_went_on_from_published_weights_keeps_their_curve(tmp_path):
+    trained(tmp_path, 10)
+    log = (tmp_path / CURVE).read_text().splitlines(keepends=True)
+    (tmp_path / CURVE).write_text("".join(log[4:]))
+    (tmp_path / CSV).write_text("tokens,loss,top1,chain\n200,5,0.1,1.5\n400,4,0.2,\n500,9,0.9,9\n")
+    for _ in range(2):
+        assert main([str(tmp_path)]) == 0
+        curve = pandas.read_csv(tmp_path / CSV)
+        assert curve["tokens"].tolist() == [200, 400, *range(500, 1001, 100)]
+        assert curve["loss"].tolist()[:3] == [5, 4, 2], "what the log tells is taken from it"
+
+
 def test_a_folder_without_a_training_is_one_clear_line(tmp_path, capsys):
     assert main([str(tmp_path)]) == 2
     assert "give the output folder of runners.train_drafter" in capsys.readouterr().err

@@ -17,104 +17,13 @@ from backend.errors import TreebenchError
 from backend.head_loading import load_head
 from backend.heads import Eagle3Head, Rows, causal
 from backend.loading import load_model
-from backend.model import TreeModel
-from runners.training.corpus import Corpus, load_corpus
 from runners.training.features import Batch, FeatureExtractor, batches
 from runners.training.learners import HeadLearner, LanguageModelLearner
 from runners.training.loop import Trainer
 from runners.training.unroll import chosen_rows, unroll
-from tests.tiny_checkpoints import tiny_llama, tiny_tokenizer
+from tests.heads.training import SETTINGS, parts, stream, trained
 
-pytestmark = pytest.mark.xdist_group("training")  # one worker sets its fixtures up
-
-SETTINGS: dict[str, Any] = {
-    "kind": "eagle3",
-    "fit_batches": 4,
-    "steps": 12,
-    "batch_size": 2,
-    "threads": 1,
-    "feature_workers": 1,
-    "learning_rate": 3e-3,
-    "warmup_steps": 2,
-    "decay_steps": 4,
-    "weight_decay": 0.01,
-    "clip": 1.0,
-    "average": 0.9,
-    "unroll_steps": 3,
-    "unroll_fraction": 0.5,
-    "eval_steps": 3,
-    "step_weight": 0.8,
-    "regression": 0.0,
-    "draft_vocab_size": 64,
-    "held_out_windows": 2,
-    "eval_every": 6,
-    "checkpoint_every": 5,
-    "hidden_size": 16,
-    "intermediate_size": 32,
-    "num_layers": 1,
-    "num_heads": 2,
-    "softmax_frequent": 16,
-    "softmax_sampled": 4096,
-    "passes": 1,
-}
-
-
-@pytest.fixture(scope="module")
-def world(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    """A tiny target on disk, and conversations to train on."""
-    folder = tmp_path_factory.mktemp("world")
-    target = tiny_llama(num_hidden_layers=6)
-    with torch.no_grad():
-        target.lm_head.weight.mul_(20)  # a law with something to learn
-    target.save_pretrained(folder / "model")
-    tiny_tokenizer().save_pretrained(folder / "model")
-    lines = [
-        {
-            "messages": [
-                {"role": "user", "content": f"say hello {i} times"},
-                {"role": "assistant", "content": "hello " * i},
-            ]
-        }
-        for i in range(4, 200)
-    ]
-    (folder / "chat.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
-    sources = [{"path": str(folder / "chat.jsonl")}]
-    corpus = {"sources": sources, "window": 48, "max_windows": 2, "min_ascii": 0.9}
-    return {"folder": folder, "settings": SETTINGS | {"corpus": corpus}}
-
-
-@pytest.fixture(autouse=True)
-def cache(world, monkeypatch) -> None:
-    monkeypatch.setenv("TREEBENCH_CACHE", str(world["folder"] / "cache"))
-
-
-def parts(world: dict[str, Any]) -> tuple[Any, Corpus, TreeModel]:
-    loaded = load_model(str(world["folder"] / "model"), "float32", "cpu")
-    return loaded, load_corpus(world["settings"]["corpus"], loaded.tokenizer), TreeModel(loaded.model)
-
-
-def stream(extract: FeatureExtractor, corpus: Corpus, start: int) -> Any:
-    for indices in batches(corpus, 2, seed=0, start=start):
-        yield extract([corpus.window(index) for index in indices])
-
-
-def trained(world: dict[str, Any], folder: Path, stops: list[int]) -> list[dict[str, Any]]:
-    """Train to each of `stops` in turn, every time with everything built anew; the loss curve."""
-    folder.mkdir()
-    for stop in stops:
-        torch.manual_seed(0)
-        loaded, corpus, target = parts(world)
-        learner = HeadLearner(loaded, corpus, world["settings"])
-        trainer = Trainer(learner, {"training": world["settings"], "seed": 0, "dtype": "float32"}, folder)
-        trainer.resume()
-        extract = FeatureExtractor(target, learner.layers)
-        if not trainer.step:
-            learner.start(list(islice(stream(extract, corpus, 0), 4)))
-            trainer.restart_average()
-        held_out = [extract([corpus.window(int(index)) for index in corpus.indices(held_out=True)[:2]])]
-        trainer.run(islice(stream(extract, corpus, trainer.step), stop - trainer.step), held_out)
-    lines = [json.loads(line) for line in (folder / "curve.jsonl").read_text().splitlines()]
-    return [{key: value for key, value in line.items() if key != "seconds"} for line in lines]
+pytestmark = [pytest.mark.xdist_group("training"), pytest.mark.usefixtures("cache")]  # one worker sets its world up
 
 
 def test_an_interrupted_training_has_the_same_curve(world, tmp_path):
