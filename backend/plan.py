@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 
+import numpy as np
 import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
@@ -172,11 +173,13 @@ def tree_plan(
 
 
 def _prepend_owed(plan: ForwardPlan, lengths: Tensor, owed: Tensor, num_owed: int) -> None:
-    """A row that owes fewer tokens than another parks its padding behind its tree."""
+    """A row that owes fewer tokens than another parks its padding behind its tree; a single row has no other."""
     order = torch.arange(num_owed, device=lengths.device)
-    own = lengths[:, None] + order
-    behind = plan.slots[:, -1:] + 1 + order - owed[:, None]
-    plan.slots = torch.cat([torch.where(order < owed[:, None], own, behind), plan.slots], 1)
+    own = slots = lengths[:, None] + order
+    if len(owed) > 1:
+        behind = plan.slots[:, -1:] + 1 + order - owed[:, None]
+        slots = torch.where(order < owed[:, None], own, behind)
+    plan.slots = torch.cat([slots, plan.slots], 1)
     plan.positions = torch.cat([own, plan.positions], 1)
 
 
@@ -184,6 +187,16 @@ def place_of(nodes: Int[Tensor, "batch node"], among: Int[Tensor, "batch entry"]
     """Index of each node in `among`; `NO_NODE` where it is absent."""
     if not among.shape[1]:
         return torch.full_like(nodes, NO_NODE)
+    if nodes.is_cpu:
+        return torch.from_numpy(_place_on_host(nodes.numpy(), among.numpy()))
     same = (nodes[:, :, None] == among[:, None, :]) & (nodes != NO_NODE)[:, :, None]
     found, place = same.max(2)
     return place.masked_fill(~found, NO_NODE)
+
+
+def _place_on_host(
+    nodes: Int[np.ndarray, "batch node"], among: Int[np.ndarray, "batch entry"]
+) -> Int[np.ndarray, "batch node"]:
+    same = nodes[:, :, None] == among[:, None]
+    found = same.any(2) & (nodes != NO_NODE)
+    return np.where(found, same.argmax(2), NO_NODE)

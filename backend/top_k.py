@@ -10,6 +10,7 @@ from torch import Tensor
 
 BLOCK = 64
 FEW_BLOCKS = 8  # per value that is looked for: the detour does not pay with fewer
+FEW_VALUES = 16384  # in all: nor here
 INFINITY = {torch.bfloat16: 0x7F80, torch.float16: 0x7C00}  # its bits
 SIGN = 0x8000
 
@@ -21,7 +22,7 @@ def top_k(values: Float[Tensor, "*rows vocab"], k: int) -> tuple[Float[Tensor, "
     if k == 1:
         found, places = largest(values)
         return found[..., None], places[..., None]
-    if values.device.type != "cpu" or size % BLOCK or size < k * FEW_BLOCKS * BLOCK:
+    if values.device.type != "cpu" or values.numel() <= FEW_VALUES or size % BLOCK or size < k * FEW_BLOCKS * BLOCK:
         found, places = values.topk(k, dim=-1)
         return found, places
     blocks = values.unflatten(-1, (-1, BLOCK))

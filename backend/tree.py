@@ -239,10 +239,11 @@ class Accepted(NamedTuple):
     def num_nodes(self) -> Int[Tensor, " batch"]:
         return (self.path != NO_NODE).sum(1)
 
-    def emitted(self, tree: TokenTree) -> Int[Tensor, "batch accepted"]:
-        """Tokens emitted per row, bonus last, padded with `NO_NODE`."""
-        count = self.num_nodes[:, None]
-        after_root = tree.tokens.gather(1, self.path.clamp(min=0)).roll(-1, 1)
-        place = torch.arange(self.path.shape[1], device=self.path.device)
-        emitted = torch.where(place == count - 1, self.bonus[:, None], after_root)
-        return emitted.masked_fill(place >= count, NO_NODE)
+    def emitted(self, tree: TokenTree) -> list[list[int]]:
+        """Tokens emitted per row, bonus last; one wait for the device."""
+        width = self.path.shape[1]
+        tokens = tree.tokens.gather(1, self.path.clamp(min=0))
+        rows = torch.cat([self.path, tokens, self.bonus[:, None]], 1).tolist()
+        counts = [width - row[:width].count(NO_NODE) for row in rows]
+        pairs = zip(rows, counts, strict=True)
+        return [[*row[width + 1 : width + count], row[-1]] if count else [] for row, count in pairs]

@@ -145,7 +145,7 @@ class Progress:
 
     def advance(self, draft: Draft, accepted: Accepted) -> None:
         """Hand out the emitted tokens. This is the step's one wait for the device."""
-        rows = accepted.emitted(draft.tree).tolist()
+        rows = accepted.emitted(draft.tree)
         counts = [self._append(tokens, row) for tokens, row in zip(self.result.tokens, rows, strict=True)]
         self.drafts.append(draft._replace(laws=None))  # laws are large
         self.accepted.append(accepted)
@@ -158,7 +158,7 @@ class Progress:
     def _append(self, tokens: list[int], new: list[int]) -> int:
         before = len(tokens)
         for token in new:
-            if token == NO_NODE or self._finished(tokens):
+            if self._finished(tokens):
                 break
             tokens.append(token)
         return len(tokens) - before

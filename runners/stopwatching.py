@@ -61,7 +61,7 @@ class Pieces:
             self.target.commit(tree, accepted)
             if drafter is not None:
                 drafter.commit(tree, accepted, Verified(draft.nodes, logits))
-            accepted.emitted(tree).tolist()
+            accepted.emitted(tree)
             self.target.settle()
             yield forward - start, self.clock.now() - forward
 

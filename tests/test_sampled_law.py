@@ -15,6 +15,7 @@ import torch
 from omegaconf import OmegaConf
 from scipy.stats import chi2
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
 from algorithms.base import TreeAlgorithm
 from algorithms.growth import Growth, Offspring
@@ -136,7 +137,8 @@ def decode_step(name: str, rule: AcceptanceRule, laws: Laws, roots: Tensor, keys
     drafter.committed = target.committed = committed
     random = RandomStream.keyed(7, keys, torch.full_like(keys, committed + 1))
     draft: Draft = algorithm_for(name, drafter).grow(TokenTree.root(roots), random)
-    return rule(draft, target.expand(draft.tree, draft.nodes), SAMPLER, random).emitted(draft.tree)
+    emitted = rule(draft, target.expand(draft.tree, draft.nodes), SAMPLER, random).emitted(draft.tree)
+    return pad_sequence([torch.tensor(tokens) for tokens in emitted], batch_first=True, padding_value=-1)
 
 
 def two_tokens(name: str, rule: str, laws: Laws, keys: Tensor) -> Tensor:

@@ -40,5 +40,6 @@ def certain(
 ) -> tuple[Float[Tensor, "batch new 1"], Int[Tensor, "batch new 1"]]:
     """Candidates of a drafter that has one token per node, or `NO_NODE` for none."""
     tokens = np.array(proposed, dtype=np.int64)[:, :, None]
-    log_probs = np.where(tokens == NO_NODE, -np.inf, 0.0).astype(np.float32)
-    return torch.from_numpy(log_probs).to(device), torch.from_numpy(tokens.clip(min=0)).to(device)
+    log_probs, missing = np.zeros(tokens.shape, dtype=np.float32), tokens == NO_NODE
+    log_probs[missing], tokens[missing] = -np.inf, 0
+    return torch.from_numpy(log_probs).to(device), torch.from_numpy(tokens).to(device)

@@ -44,6 +44,7 @@ class EagleHeadDrafter:
         self.owed = torch.empty(0, dtype=torch.int64)
         self.owed_tokens = torch.empty(0, 0, dtype=torch.int64)
         self.owed_states: Tensor = torch.empty(0)  # the state before each owed token
+        self.no_debt = self.owed, self.owed_tokens, self.owed_states
         self.root_state: Tensor = torch.empty(0)  # (batch, 1, hidden): the state before the root
 
     def allocate(self, batch: int, capacity: int) -> None:
@@ -62,7 +63,7 @@ class EagleHeadDrafter:
         cache = self._cache()
         if width > 1:
             plan = prompt_plan(batch, width - 1, prompts.device)
-            self._forward(Rows(self.embeddings(prompts[:, 1:]), states[:, :-1], plan.positions), plan)
+            self._forward(prompts[:, 1:], states[:, :-1], plan)
         cache.start((lengths - 1).clamp(min=0))
         self._forget(batch)
 
@@ -128,13 +129,13 @@ class EagleHeadDrafter:
         plan = tree_plan(tree, nodes, self.entries, cache.lengths, cache.longest, owed, num_owed)
         tokens = torch.cat([self.owed_tokens, tree.tokens.gather(1, nodes.clamp(min=0))], 1)
         states = torch.cat([self.owed_states, self._states_before(parents, places)], 1)
-        output = self._forward(Rows(self.embeddings(tokens), states, plan.positions), plan)[:, num_owed:]
+        output = self._forward(tokens, states, plan)[:, num_owed:]
         self.outputs = torch.cat([self.outputs, output], 1)
         self.entries = torch.cat([self.entries, nodes], 1)
         if owed is not None:
             cache.lengths += owed
             cache.settle()
-            self._owe_nothing(nodes.shape[0])
+            self._owe_nothing()
         return output
 
     def _states_before(self, parents: Tensor, places: Tensor) -> Tensor:
@@ -143,7 +144,9 @@ class EagleHeadDrafter:
         own = self._of_nodes(self.outputs, places)
         return torch.where((parents == NO_NODE)[:, :, None], self.root_state, own)
 
-    def _forward(self, rows: Rows, plan: ForwardPlan) -> Float[Tensor, "batch row hidden"]:
+    def _forward(
+        self, tokens: Int[Tensor, "batch row"], states: Float[Tensor, "batch row hidden"], plan: ForwardPlan
+    ) -> Float[Tensor, "batch row hidden"]:
         cache = self._cache()
         cache.require(plan.used)
 
@@ -152,7 +155,7 @@ class EagleHeadDrafter:
             return self.target.ops.attention(query, keys, values, plan, query.shape[3] ** -0.5, None, None, None)
 
         with self.clock.stage("forward"), matrix_product_for(plan.positions.numel(), self.target.model):
-            return self.head(rows, attend)
+            return self.head(Rows(self.embeddings(tokens), states, plan.positions), attend)
 
     def _fused(self, features: Tensor) -> Tensor:
         with self.clock.stage("forward"):
@@ -180,12 +183,12 @@ class EagleHeadDrafter:
     def _forget(self, batch: int) -> None:
         self.entries = self.root_state.new_empty(batch, 0, dtype=torch.int64)
         self.outputs = self._nothing(batch, 0)
-        self._owe_nothing(batch)
+        nobody = torch.zeros(batch, dtype=torch.int64, device=self.target.device)
+        self.no_debt = nobody, self.entries, self.outputs
+        self._owe_nothing()
 
-    def _owe_nothing(self, batch: int) -> None:
-        self.owed = torch.zeros(batch, dtype=torch.int64, device=self.target.device)
-        self.owed_tokens = self.owed.new_empty(batch, 0)
-        self.owed_states = self._nothing(batch, 0)
+    def _owe_nothing(self) -> None:
+        self.owed, self.owed_tokens, self.owed_states = self.no_debt
 
     def _nothing(self, batch: int, width: int) -> Tensor:
         shape = (batch, width, self.head.config.hidden_size)

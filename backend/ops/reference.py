@@ -1,12 +1,10 @@
 """The backend's operations in plain torch: the CPU path, and the reference that kernels are tested against."""
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from backend.arrays import on_host
 from backend.plan import ForwardPlan
 from backend.tree import NO_NODE
 
@@ -50,7 +48,7 @@ def keep(
     at a time: indexing rows and slots at once moves whole axes about. On the host, only rows where something moves: any
     other device would have to be waited for.
     """
-    rows = _rows_that_move(on_host(places)) if places.is_cpu else range(len(places))
+    rows = _rows_that_move(places.tolist()) if places.is_cpu else range(len(places))
     if not rows:
         return
     order = torch.arange(places.shape[1], device=places.device)
@@ -60,9 +58,8 @@ def keep(
         cells.index_copy_(2, lengths[row] + order, cells.index_select(2, sources[row]))
 
 
-def _rows_that_move(places: Int[np.ndarray, "batch path"]) -> list[int]:
-    moves = (places != NO_NODE) & (places != np.arange(places.shape[1]))
-    return np.flatnonzero(moves.any(1)).tolist()
+def _rows_that_move(places: list[list[int]]) -> list[int]:
+    return [row for row, own in enumerate(places) if any(place not in (NO_NODE, k) for k, place in enumerate(own))]
 
 
 def _packed_sinks(sinks: Tensor | None, key: Tensor, query: Tensor) -> Tensor | None:

@@ -50,8 +50,7 @@ def verify(
     logits = target.logits(contexts, draft.tree, draft.nodes)
     with ExactFactories():
         accepted = rule(draft, logits, Sampler(1.0), EnumeratingStream.over(replays, at))
-    emitted = accepted.emitted(draft.tree).tolist()
-    return accepted, [tuple(token for token in row if token != NO_NODE) for row in emitted]
+    return accepted, list(map(tuple, accepted.emitted(draft.tree)))
 
 
 def step_laws(

@@ -71,8 +71,8 @@ class Compared:
         return torch.cat([states[layer][0] for layer in layers], 1)
 
     def commit(self, tree: TokenTree, accepted: Any, verified: Any) -> None:
-        for row, emitted in enumerate(accepted.emitted(tree).tolist()):
-            self.texts[row] += [token for token in emitted if token != NO_NODE]
+        for row, emitted in enumerate(accepted.emitted(tree)):
+            self.texts[row] += emitted
         self.drafter.commit(tree, accepted, verified)
 
 
