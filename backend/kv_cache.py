@@ -95,6 +95,11 @@ class KVCache:
         self.lengths.copy_(lengths)
         self.settle()
 
+    def extend(self, count: Int[Tensor, " batch"]) -> None:
+        """Commit each row's next `count` slots as they are."""
+        self.lengths += count
+        self.settle()
+
     def settle(self) -> None:
         self._longest = int(self.lengths.max())
         self._exact = True

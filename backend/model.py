@@ -111,7 +111,7 @@ class TreeModel:
         cache, width = self._cache(), nodes.shape[1]
         nodes = self._padded(nodes)
         plan = tree_plan(tree, nodes, self.entries, cache.lengths, cache.longest)
-        return self._score(tree.tokens.gather(1, nodes.clamp(min=0)), nodes, plan)[:, :width]
+        return self._score(tree.tokens.gather(1, nodes.clamp(min=0)), plan)[:, :width]
 
     def commit(self, tree: TokenTree, accepted: Accepted) -> None:
         """Keep the accepted path behind the prefix and forget the rest of the tree."""
@@ -122,10 +122,11 @@ class TreeModel:
         """Read the lengths back from the device, so that later forwards read no more of the cache than they need."""
         self._cache().settle()
 
-    def _score(self, tokens: Tensor, nodes: Tensor, plan: ForwardPlan) -> Tensor:
+    def _score(self, tokens: Tensor, plan: ForwardPlan) -> Tensor:
+        assert plan.layout is not None
         self._cache().require(plan.used)
-        logits = self._replay_or_run(tokens, plan, keep=nodes.shape[1])
-        self.entries = torch.cat([self.entries, nodes], 1)
+        logits = self._replay_or_run(tokens, plan, keep=plan.layout.num_nodes)
+        self.entries = plan.layout.shown
         return logits
 
     def _padded(self, nodes: Tensor) -> Tensor:

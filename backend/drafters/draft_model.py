@@ -54,10 +54,9 @@ class DraftModel(TreeModel):
         owed = self.owed if num_owed else None
         plan = tree_plan(tree, padded, self.entries, cache.lengths, cache.longest, owed, num_owed)
         tokens = torch.cat([self.owed_tokens, tree.tokens.gather(1, padded.clamp(min=0))], 1)
-        logits = self._score(tokens, padded, plan)[:, wanted.shape[1] - nodes.shape[1] : wanted.shape[1]]
+        logits = self._score(tokens, plan)[:, wanted.shape[1] - nodes.shape[1] : wanted.shape[1]]
         if owed is not None:
-            cache.lengths += owed
-            cache.settle()
+            cache.extend(owed)
             self.owed_tokens, self.owed = self.owed_tokens[:, :0], torch.zeros_like(owed)
         return fit_vocabulary(logits.float(), self.target_vocab_size).log_softmax(2)
 

@@ -104,8 +104,8 @@ class EagleHeadDrafter:
         self.root_state = states.gather(1, last)
         expanded = bool(self.entries.shape[1])
         if expanded:
-            self._cache().keep(place_of(accepted.path[:, :1], self.entries), self.target.ops)
-            self._cache().settle()
+            has_row = (accepted.path[:, 0] != NO_NODE) & (self.entries[:, 0] != NO_NODE)  # the root's, its first here
+            self._cache().extend(has_row.long())
         first = 1 if expanded else 0
         self._owe(tokens[:, first:], states[:, first:-1], (count - first).clamp(min=0))
         self.entries = self.entries[:, :0]
@@ -131,10 +131,10 @@ class EagleHeadDrafter:
         states = torch.cat([self.owed_states, self._states_before(parents, places)], 1)
         output = self._forward(tokens, states, plan)[:, num_owed:]
         self.outputs = torch.cat([self.outputs, output], 1)
-        self.entries = torch.cat([self.entries, nodes], 1)
+        assert plan.layout is not None
+        self.entries = plan.layout.shown
         if owed is not None:
-            cache.lengths += owed
-            cache.settle()
+            cache.extend(owed)
             self._owe_nothing()
         return output
 
@@ -162,7 +162,7 @@ class EagleHeadDrafter:
             return self.head.fuse(features.to(self.target.model.dtype))
 
     def _of_nodes(self, values: Tensor, places: Tensor) -> Tensor:
-        return values.gather(1, places.clamp(min=0)[:, :, None].expand(-1, -1, values.shape[2]))
+        return values[self._cache().rows[0], places.clamp(min=0)]
 
     def _owe(self, tokens: Tensor, states: Tensor, count: Tensor) -> None:
         """What a row owes already goes first; a row that never expanded in the last steps owes several steps."""
