@@ -95,19 +95,18 @@ class EagleHeadDrafter:
         return logits.log_softmax(2, dtype=torch.float32)
 
     def commit(self, tree: TokenTree, accepted: Accepted, verified: Verified) -> None:
-        """Keep the root's row; owe the accepted tokens, and the root if it was never expanded."""
+        """Keep the root's row; owe the accepted tokens, and the root of a row where it was never expanded."""
         features = self._fused(self._of_nodes(self.target.features, place_of(accepted.path, verified.nodes)))
         states = torch.cat([self.root_state, features], 1)
         tokens = tree.tokens.gather(1, accepted.path.clamp(min=0))
         count = accepted.num_nodes
         last = count[:, None, None].expand(-1, 1, states.shape[2])
         self.root_state = states.gather(1, last)
-        expanded = bool(self.entries.shape[1])
-        if expanded:
-            has_row = (accepted.path[:, 0] != NO_NODE) & (self.entries[:, 0] != NO_NODE)  # the root's, its first here
-            self._cache().extend(has_row.long())
-        first = 1 if expanded else 0
-        self._owe(tokens[:, first:], states[:, first:-1], (count - first).clamp(min=0))
+        places = place_of(accepted.path[:, :1], self.entries)
+        if self.entries.shape[1]:
+            self._cache().keep(places, self.target.ops)
+            self._cache().settle()
+        self._owe(tokens, states[:, :-1], (places[:, 0] != NO_NODE).long(), count)
         self.entries = self.entries[:, :0]
         self.outputs = self.outputs[:, :0]
 
@@ -164,21 +163,20 @@ class EagleHeadDrafter:
     def _of_nodes(self, values: Tensor, places: Tensor) -> Tensor:
         return values[self._cache().rows[0], places.clamp(min=0)]
 
-    def _owe(self, tokens: Tensor, states: Tensor, count: Tensor) -> None:
-        """What a row owes already goes first; a row that never expanded in the last steps owes several steps."""
-        if self.owed_tokens.shape[1]:
-            tokens, states = self._behind_owed(tokens, states)
-        self.owed = self.owed + count
+    def _owe(self, tokens: Tensor, states: Tensor, start: Tensor, stop: Tensor) -> None:
+        """Tokens from `start` to `stop`, behind what a row owes already: it may not have expanded for some steps."""
+        known, starts = self.owed_tokens.shape[1], start.tolist()
+        owed, self.owed = self.owed[:, None], self.owed + (stop - start).clamp(min=0)
         longest = int(self.owed.max())
-        self.owed_tokens, self.owed_states = tokens[:, :longest], states[:, :longest]
-
-    def _behind_owed(self, tokens: Tensor, states: Tensor) -> tuple[Tensor, Tensor]:
-        width = self.owed_tokens.shape[1] + tokens.shape[1]
-        order = torch.arange(width, device=tokens.device)
-        place = torch.where(order < self.owed[:, None], order, self.owed_tokens.shape[1] + order - self.owed[:, None])
-        place = place.clamp(max=width - 1)
-        every_token = torch.cat([self.owed_tokens, tokens], 1)
-        return every_token.gather(1, place), self._of_nodes(torch.cat([self.owed_states, states], 1), place)
+        if not known and min(starts) == max(starts):
+            new = slice(starts[0], starts[0] + longest)
+            self.owed_tokens, self.owed_states = tokens[:, new], states[:, new]
+            return
+        order = torch.arange(longest, device=tokens.device)
+        place = torch.where(order < owed, order, known + start[:, None] + order - owed)
+        place = place.clamp(max=known + tokens.shape[1] - 1)
+        self.owed_tokens = torch.cat([self.owed_tokens, tokens], 1).gather(1, place)
+        self.owed_states = self._of_nodes(torch.cat([self.owed_states, states], 1), place)
 
     def _forget(self, batch: int) -> None:
         self.entries = self.root_state.new_empty(batch, 0, dtype=torch.int64)

@@ -9,6 +9,7 @@ from unittest.mock import patch
 import pytest
 import torch
 
+from algorithms.base import TreeAlgorithm
 from algorithms.growth import Children, Growth
 from algorithms.registry import create
 from backend.acceptance import create_rule
@@ -19,7 +20,7 @@ from backend.model import TreeModel
 from backend.random import RandomStream
 from backend.sampling import Sampler
 from backend.timing import Stopwatch
-from backend.tree import NO_NODE, TokenTree
+from backend.tree import NO_NODE, Draft, Proposal, TokenTree
 from runners.decoding import Decoder, Request, generate
 from runners.stopwatching import Pieces, medians
 from tests.heads.checkpoints import plain_log_probs, random_head, write_head
@@ -27,6 +28,7 @@ from tests.parts import LIMITS, options_of, prompts
 from tests.tiny_models import tiny_llama
 
 SHORT = replace(LIMITS, max_new_tokens=6)
+CASES = [("eagle2", True), ("fixed_tree", True), ("chain", False), ("by_turns", True), ("by_turns", False)]
 SIZES = {"eagle2": {"depth": 3, "top_k": 3, "total_tokens": 9}, "chain": {"depth": 3}, "fixed_tree": {"widths": [3, 2]}}
 
 
@@ -83,14 +85,35 @@ def drafter_for(tmp_path, eagle3: bool) -> tuple[TreeModel, EagleHeadDrafter, An
     return target, EagleHeadDrafter("eagle_head", head, target, layers), weights
 
 
+class ByTurns(TreeAlgorithm):
+    """In each step other rows draft, and of those that do, some have their root expanded later than others."""
+
+    proposal = Proposal.DETERMINISTIC
+
+    def __init__(self, drafter: Any) -> None:
+        self.drafter, self.step = drafter, 0
+
+    def grow(self, tree: TokenTree, random: RandomStream) -> Draft:
+        growth = Growth(tree, self.drafter, Children.named("top_k", 1.0), random)
+        self.step += 1
+        turn = (torch.arange(len(growth.root))[:, None] + self.step) % 3
+        for now in range(self.step % 2 + 1):
+            nodes = growth.expand(growth.root.masked_fill(turn != now, NO_NODE), 2)
+            growth.expand(nodes, 1)
+        return growth.draft()
+
+
 @pytest.mark.lossless
-@pytest.mark.parametrize(("algorithm", "eagle3"), [("eagle2", True), ("fixed_tree", True), ("chain", False)])
+@pytest.mark.parametrize(("algorithm", "eagle3"), CASES)
 def test_drafts_are_those_of_a_plain_implementation(algorithm, eagle3, tmp_path):
     target, drafter, weights = drafter_for(tmp_path, eagle3)
     texts = prompts([5, 8, 2])
     with torch.inference_mode():
         compared: Any = Compared(drafter, weights, tiny_llama(), texts, eagle3)
-    policy = create(algorithm, compared, options_of(algorithm, SIZES[algorithm]))
+    if algorithm == "by_turns":
+        policy = ByTurns(compared)
+    else:
+        policy = create(algorithm, compared, options_of(algorithm, SIZES[algorithm]))
     requests = [Request(i, text) for i, text in enumerate(texts)]
     plain = create("autoregressive", None, {})
 
