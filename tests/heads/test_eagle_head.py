@@ -9,7 +9,6 @@ from unittest.mock import patch
 import pytest
 import torch
 
-from algorithms.base import TreeAlgorithm
 from algorithms.growth import Children, Growth
 from algorithms.registry import create
 from backend.acceptance import create_rule
@@ -20,9 +19,10 @@ from backend.model import TreeModel
 from backend.random import RandomStream
 from backend.sampling import Sampler
 from backend.timing import Stopwatch
-from backend.tree import NO_NODE, Draft, Proposal, TokenTree
+from backend.tree import NO_NODE, TokenTree
 from runners.decoding import Decoder, Request, generate
 from runners.stopwatching import Pieces, medians
+from tests.by_turns import ByTurns
 from tests.heads.checkpoints import plain_log_probs, random_head, write_head
 from tests.parts import LIMITS, options_of, prompts
 from tests.tiny_models import tiny_llama
@@ -83,24 +83,6 @@ def drafter_for(tmp_path, eagle3: bool) -> tuple[TreeModel, EagleHeadDrafter, An
     target = TreeModel(tiny_llama())
     head, layers = load_head(str(write_head(tmp_path / "head", config, weights)), target.model)
     return target, EagleHeadDrafter("eagle_head", head, target, layers), weights
-
-
-class ByTurns(TreeAlgorithm):
-    """In each step other rows draft, and of those that do, some have their root expanded later than others."""
-
-    proposal = Proposal.DETERMINISTIC
-
-    def __init__(self, drafter: Any) -> None:
-        self.drafter, self.step = drafter, 0
-
-    def grow(self, tree: TokenTree, random: RandomStream) -> Draft:
-        growth = Growth(tree, self.drafter, Children.named("top_k", 1.0), random)
-        self.step += 1
-        turn = (torch.arange(len(growth.root))[:, None] + self.step) % 3
-        for now in range(self.step % 2 + 1):
-            nodes = growth.expand(growth.root.masked_fill(turn != now, NO_NODE), 2)
-            growth.expand(nodes, 1)
-        return growth.draft()
 
 
 @pytest.mark.lossless
