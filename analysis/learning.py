@@ -6,7 +6,8 @@
 import argparse
 import json
 import sys
-from itertools import pairwise
+from itertools import accumulate, pairwise
+from operator import mul
 from pathlib import Path
 from typing import Any
 
@@ -35,18 +36,28 @@ def learning_curve(folder: Path) -> pandas.DataFrame:
     lines = _log(folder) if (folder / CURVE).is_file() else []
     parts = [pandas.read_csv(folder / CSV)] if (folder / CSV).is_file() else []
     if lines:
-        parts = [part.loc[part["tokens"] < lines[0]["tokens"]] for part in parts] + [_shortened(lines)]
+        earlier = [part.loc[part["tokens"] < lines[0]["tokens"]] for part in parts]
+        parts = [*earlier, _shortened(lines, chain_depth(folder, lines))]
     return pandas.concat(parts, ignore_index=True)
+
+
+def chain_depth(folder: Path, lines: list[dict[str, Any]]) -> int:
+    """The longest chain that every evaluation speaks of, those before the log's first line included."""
+    sittings = json.loads((folder / SITTINGS_FILE).read_text())
+    before = [sitting["config"]["training"] for sitting in sittings if sitting["step"] < lines[0]["step"] - 1]
+    logged = [len(line["held_out"]["acceptance"]) for line in lines if "held_out" in line]
+    return min([training["eval_steps"] for training in before] + logged, default=1)
 
 
 def _log(folder: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in (folder / CURVE).read_text().splitlines()]
 
 
-def _shortened(lines: list[dict[str, Any]]) -> pandas.DataFrame:
+def _shortened(lines: list[dict[str, Any]], depth: int) -> pandas.DataFrame:
     rows = pandas.DataFrame({"tokens": [line["tokens"] for line in lines], "loss": [line["loss"] for line in lines]})
     rows["top1"] = [line["top1"][0] for line in lines]
-    rows["chain"] = [line.get("held_out", {}).get("chain") for line in lines]
+    rates = [line["held_out"]["acceptance"][:depth] if "held_out" in line else None for line in lines]
+    rows["chain"] = [None if own is None else 1 + sum(accumulate(own, mul)) for own in rates]
     groups = rows.index // max(1, -(-len(rows) // POINTS))
     return rows.groupby(groups).agg({"tokens": "last", "loss": "mean", "top1": "mean", "chain": "last"})
 
@@ -150,7 +161,7 @@ def main(arguments: list[str] | None = None) -> int:
     write_bytes(folder / CSV, curve.to_csv(index=False, float_format="%.6g").encode())
     last = evaluated[-1]
     title = f"{folder.name}: {last['tokens'] / 1e6:.1f} million tokens"
-    figure = draw(curve, title, len(last["held_out"]["acceptance"]))
+    figure = draw(curve, title, chain_depth(folder, lines))
     for form in ("svg", "png"):
         write_bytes(folder / f"learning_curve.{form}", encode(figure, form))
     write_bytes(folder / "README.md", card(folder, last, options.measured).encode())

@@ -10,7 +10,7 @@ from runners.store import SITTINGS_FILE
 
 def trained(folder, steps: int) -> None:
     lines = [{"step": n, "tokens": 100 * n, "loss": 10.0 / n, "top1": [n / 1000, 0.1]} for n in range(1, steps + 1)]
-    lines[-1]["held_out"] = {"acceptance": [0.5, 0.25], "chain": 1.625}
+    lines[-1]["held_out"] = {"acceptance": [0.5, 0.25], "chain": 1.625}  # 1 + 0.5 + 0.5 x 0.25
     (folder / CURVE).write_text("".join(json.dumps(line) + "\n" for line in lines))
     corpus = {
         "window": 512,
@@ -66,12 +66,17 @@ def test_a_training_that_went_on_from_published_weights_keeps_their_curve(tmp_pa
     trained(tmp_path, 10)
     log = (tmp_path / CURVE).read_text().splitlines(keepends=True)
     (tmp_path / CURVE).write_text("".join(log[4:]))
+    (sitting,) = json.loads((tmp_path / SITTINGS_FILE).read_text())
+    sitting["config"]["training"]["eval_steps"] = 1
+    (tmp_path / SITTINGS_FILE).write_text(json.dumps([sitting, sitting | {"step": 4}]))
     (tmp_path / CSV).write_text("tokens,loss,top1,chain\n200,5,0.1,1.5\n400,4,0.2,\n500,9,0.9,9\n")
     for _ in range(2):
         assert main([str(tmp_path)]) == 0
         curve = pandas.read_csv(tmp_path / CSV)
         assert curve["tokens"].tolist() == [200, 400, *range(500, 1001, 100)]
         assert curve["loss"].tolist()[:3] == [5, 4, 2], "what the log tells is taken from it"
+        assert curve["chain"].dropna().tolist() == [1.5, 1.5], "both of a chain of one, as the first sitting evaluated"
+    assert "chain of 1," in (tmp_path / "learning_curve.svg").read_text().replace("&#32;", " ")
 
 
 def test_a_folder_without_a_training_is_one_clear_line(tmp_path, capsys):
