@@ -156,9 +156,8 @@ def tree_plan(
     batch, num_new = nodes.shape
     num_entries = entries.shape[1]
     base = lengths if owed is None else lengths + owed
-    layout = TreeLayout(
-        tree, torch.cat([entries, nodes], 1), num_new, lengths, base, num_owed if owed is not None else 0
-    )
+    shown = torch.cat([entries, nodes], 1) if num_entries else nodes
+    layout = TreeLayout(tree, shown, num_new, lengths, base, num_owed if owed is not None else 0)
     plan = ForwardPlan(
         slots=layout.slots[:, num_entries:],
         positions=layout.positions[:, num_entries:],
