@@ -171,6 +171,8 @@ def best_places(values: Float[np.ndarray, "batch node"], count: int) -> Int[np.n
 
 def compact(nodes: Int[Tensor, "batch node"]) -> Int[Tensor, "batch width"]:
     """Ascending without columns that are `NO_NODE` in every row."""
+    if nodes.shape == (1, 1):  # as in each level of a chain
+        return nodes if nodes.item() != NO_NODE else nodes[:, :0]
     ordered = np.sort(nodes.numpy(), axis=1)  # `NO_NODE` comes first
     if not (ordered[:, :1] == NO_NODE).any():
         return torch.from_numpy(ordered)
