@@ -46,9 +46,9 @@ def drawings(settings: dict[Setting, list[Point]], evidence: Evidence) -> Iterat
 
 
 def _of_setting(suffix: str, setting: Setting, points: list[Point], evidence: Evidence) -> Iterator[Drawing]:
-    for quantity in QUANTITIES:
-        yield Drawing(quantity.name + suffix, str(setting), quantity.label, partial(draw, quantity, setting, points))
     group = str(setting)
+    for quantity in QUANTITIES:
+        yield Drawing(quantity.name + suffix, group, quantity.label, partial(draw, quantity, setting, points))
     inside = _of_fastest(points, lambda fastest: _inside(group, fastest, evidence))
     for drawing in chain(inside, _of_traces(group, points, evidence)):
         yield drawing._replace(name=drawing.name + suffix)

@@ -15,7 +15,7 @@ from algorithms.base import Drafter, TreeAlgorithm
 from backend.random import RandomStream
 from backend.timing import Stopwatch
 from backend.tree import NO_NODE, Accepted, Draft, TokenTree
-from runners.decoding import Request, generate, pad
+from runners.decoding import Limits, Request, generate, pad
 from tests.by_turns import ByTurns
 from tests.parts import CASE_IDS, CASES, DRAFTERS, LIMITS, make_algorithm, make_decoder, make_drafter, prompts
 
@@ -91,10 +91,10 @@ def test_incremental_expansion_equals_one_shot(name, variant, kind):
 
 @pytest.mark.parametrize("kind", DRAFTERS)
 def test_rows_that_do_not_draft_miss_nothing(kind):
-    check(kind, make_decoder("chain", {}, kind), ByTurns)
+    check(kind, make_decoder("chain", {}, kind), ByTurns, replace(LIMITS, max_new_tokens=24))
 
 
-def check(kind: str, decoder: Any, make: Callable[[Any], TreeAlgorithm]) -> None:
+def check(kind: str, decoder: Any, make: Callable[[Any], TreeAlgorithm], limits: Limits = LIMITS) -> None:
     requests = [prompts([7])[0], prompts([12])[0]]
     assert decoder.drafter is not None
     recorder: Any = Recorder(decoder.drafter, requests)
@@ -108,5 +108,5 @@ def check(kind: str, decoder: Any, make: Callable[[Any], TreeAlgorithm]) -> None
     checked = Checked(make(recorder), recorder, fresh)
     decoder = replace(decoder, algorithm=checked, drafter=recorder)
     requests = [Request(i, prompt) for i, prompt in enumerate(requests)]
-    generate(decoder, requests, LIMITS, Stopwatch(torch.device("cpu")))
-    assert checked.num_checked >= 20
+    generate(decoder, requests, limits, Stopwatch(torch.device("cpu")))
+    assert checked.num_checked > 20

@@ -1,6 +1,8 @@
 """Held-out agreement of a drafter with its target, and the acceptance length that it would give a chain."""
 
 from collections.abc import Mapping
+from itertools import accumulate
+from operator import mul
 from typing import Any
 
 import torch
@@ -30,16 +32,7 @@ def evaluate(learner: Learner, held_out: list[Batch], dtype: str) -> dict[str, A
             alive = alive & result.agrees
             agreed[step] += float(alive.sum())
     rates = [a / max(1.0, r) for a, r in zip(agreed, reached, strict=True)]
-    chain = 1.0 + sum(_products(rates))
-    return {"acceptance": rates, "chain": chain}
-
-
-def _products(rates: list[float]) -> list[float]:
-    products, running = [], 1.0
-    for rate in rates:
-        running *= rate
-        products.append(running)
-    return products
+    return {"acceptance": rates, "chain": 1.0 + sum(accumulate(rates, mul))}
 
 
 def summary(line: Mapping[str, Any]) -> str:

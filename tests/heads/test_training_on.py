@@ -15,7 +15,7 @@ pytestmark = [pytest.mark.xdist_group("training"), pytest.mark.usefixtures("cach
 
 @pytest.mark.parametrize("make", [HeadLearner, LanguageModelLearner])
 def test_published_weights_are_trained_on(world, tmp_path, make):
-    """Steps and tokens count on, the loss begins where it was, and what came before stays on the curve."""
+    """Steps and tokens count on, the loss begins where it was, and an interruption changes nothing."""
     first = trained(world, tmp_path / "drafter", [5], make)
     sitting = {"step": 0, "config": {"training": {"steps": 5}}}
     (tmp_path / "drafter" / SITTINGS_FILE).write_text(json.dumps([sitting]))
