@@ -10,7 +10,7 @@ from torch import Tensor
 from algorithms.base import Drafter, TreeAlgorithm
 from algorithms.growth import Children, Growth, Offspring
 from algorithms.registry import register
-from algorithms.slots import above, best_nodes, fill_best, first_slot_values, slot_values
+from algorithms.slots import best_nodes, fill_best, first_slot_values, slot_values, worth_expanding
 from backend.errors import TreebenchError
 from backend.random import RandomStream
 from backend.tree import NO_NODE, Draft, TokenTree
@@ -64,12 +64,10 @@ class DySpec(TreeAlgorithm):
         values, floor = first, first * np.nextafter(np.float32(self.threshold), np.float32(0))  # slots must exceed it
         while frontier.shape[1]:
             offspring = growth.propose(frontier, self.budget)
-            slots = slot_values(growth, offspring, first)
-            new, filled = fill_best(growth, frontier, offspring, slots, floor, self.budget)
+            slots = slot_values(growth, offspring, first, floor)
+            new, filled = fill_best(growth, frontier, offspring, slots, self.budget)
             values = np.concatenate([values, filled], 1)
-            if values.shape[1] > self.budget:  # what is not better than the `budget` best so far stays out
-                floor = np.maximum(floor, np.partition(values[:, 1:], -self.budget, axis=1)[:, -self.budget, None])
-            frontier, first = above(floor, new, first_slot_values(growth, new, filled))
+            frontier, first, floor = worth_expanding(growth, new, values, floor, self.budget)
         return best_nodes(values, self.budget)
 
     def _algorithm1(self, growth: Growth) -> Int[Tensor, "batch kept"]:
@@ -79,7 +77,7 @@ class DySpec(TreeAlgorithm):
         node, first = growth.root, _of_root(growth)
         for _ in range(self.budget):
             offspring = growth.propose(node, self.budget)
-            slots = slot_values(growth, offspring, first)
+            slots = slot_values(growth, offspring, first, np.zeros_like(first))
             rows = zip(heaps, orders, node[:, 0].tolist(), slots[:, 0].tolist(), strict=True)
             for b, (heap, order, parent, row_slots) in enumerate(rows):
                 for j, value in enumerate(row_slots if parent != NO_NODE else ()):
@@ -93,7 +91,7 @@ class DySpec(TreeAlgorithm):
 
 
 def _of_root(growth: Growth) -> Float[np.ndarray, "batch 1"]:
-    return np.ones(growth.builder.rows.shape, np.float32)
+    return np.ones(growth.root.shape, np.float32)
 
 
 def _pop_each(growth: Growth, heaps: list, orders: list) -> tuple[Tensor, Float[np.ndarray, "batch 1"]]:

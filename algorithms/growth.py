@@ -5,10 +5,11 @@ from typing import Any, NamedTuple, cast
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from algorithms.base import Drafter, SelectiveDrafter
+from algorithms.loops import best_places, candidates_at, compacted, places_in
 from backend.arrays import on_host, pick
 from backend.errors import TreebenchError
 from backend.random import RandomStream
@@ -72,7 +73,7 @@ class Growth:
 
     @property
     def root(self) -> Int[Tensor, "batch 1"]:
-        return torch.from_numpy(np.zeros_like(self.builder.rows))
+        return torch.zeros(len(self.builder.fields.tokens), 1, dtype=torch.int64)
 
     @property
     def nodes(self) -> Int[Tensor, "batch node"]:
@@ -108,29 +109,22 @@ class Growth:
     def _ranks(self, nodes: Int[Tensor, "batch frontier"]) -> Int[Tensor, "batch frontier"]:
         """A node's number among its own row's nodes: it counts draws, which must not depend on the other rows."""
         if not self.builder.has_gaps:
-            return nodes.clamp(min=0)
+            return nodes
         ranks = self.builder.exists.cumsum(1) - 1
         return torch.from_numpy(pick(ranks, nodes.numpy().clip(min=0)))
 
     def add(self, nodes: Int[Tensor, "batch frontier"], offspring: Offspring) -> Int[Tensor, "batch new"]:
         """Make the candidates nodes; returns them, `NO_NODE` where there was none."""
-        tokens, log_probs, of = on_host(offspring.tokens), on_host(offspring.log_probs), nodes.numpy()[:, :, None]
-        parents = np.where(log_probs == -np.inf, NO_NODE, of).reshape(len(of), -1)
-        shape = parents.shape
-        return torch.from_numpy(self.builder.add(parents, tokens.reshape(shape), log_probs.reshape(shape)))
+        tokens, log_probs = (on_host(values).reshape(len(nodes), -1) for values in offspring)
+        parents = nodes.numpy().repeat(offspring.tokens.shape[2], axis=1)
+        return torch.from_numpy(self.builder.add(parents, tokens, log_probs))
 
     def add_some(
-        self,
-        nodes: Int[Tensor, "batch frontier"],
-        offspring: Offspring,
-        places: Int[np.ndarray, "batch taken"],
-        is_taken: Bool[np.ndarray, "batch taken"] | None = None,
+        self, nodes: Int[Tensor, "batch frontier"], offspring: Offspring, places: Int[np.ndarray, "#batch taken"]
     ) -> Int[Tensor, "batch taken"]:
-        """As `add`, of the candidates at some places of the flattened offspring only, where they are to be taken."""
-        tokens, log_probs = (pick(on_host(values).reshape(len(places), -1), places) for values in offspring)
-        parents = pick(nodes.numpy(), places // offspring.tokens.shape[2])
-        parents = np.where(log_probs != -np.inf if is_taken is None else is_taken, parents, NO_NODE)
-        return torch.from_numpy(self.builder.add(parents, tokens, log_probs))
+        """As `add`, of the candidates at some places of the flattened offspring only, none at `NO_NODE`."""
+        chosen = candidates_at(places, nodes.numpy(), on_host(offspring.tokens), on_host(offspring.log_probs))
+        return torch.from_numpy(self.builder.add(*chosen))
 
     def expand(self, nodes: Int[Tensor, "batch frontier"], width: int) -> Int[Tensor, "batch new"]:
         """`propose` and `add` in one; nothing to expand gives nothing."""
@@ -157,30 +151,12 @@ class Growth:
 
     def _law_places(self, nodes: Int[Tensor, "batch width"]) -> Int[Tensor, "batch width"]:
         expanded = np.concatenate([on_host(some) for some in self.law_nodes], 1)
-        places = np.full((len(nodes), self.builder.num_nodes + 1), NO_NODE)  # the last one collects padding
-        places[self.builder.rows, expanded] = np.arange(expanded.shape[1])
-        return torch.from_numpy(pick(places[:, :-1], nodes.numpy()))
-
-
-def best_places(values: Float[np.ndarray, "batch node"], count: int) -> Int[np.ndarray, "batch kept"]:
-    """Places of the `count` largest values, ascending; ties go to the earlier place."""
-    best = (-values).argsort(axis=1, kind="stable")[:, :count]
-    best.sort(axis=1)
-    return best
+        return torch.from_numpy(places_in(expanded, nodes.numpy(), self.builder.num_nodes))
 
 
 def compact(nodes: Int[Tensor, "batch node"]) -> Int[Tensor, "batch width"]:
-    """Ascending without columns that are `NO_NODE` in every row."""
-    if nodes.shape == (1, 1):  # as in each level of a chain
-        return nodes if nodes.item() != NO_NODE else nodes[:, :0]
-    ordered = np.sort(nodes.numpy(), axis=1)  # `NO_NODE` comes first
-    if not (ordered[:, :1] == NO_NODE).any():
-        return torch.from_numpy(ordered)
-    counts = (ordered != NO_NODE).sum(1)
-    places = (
-        np.arange(counts.max(initial=0)) - counts[:, None]
-    )  # from the end, so that rows begin with their first node
-    return torch.from_numpy(np.where(places < 0, pick(ordered, places), NO_NODE))
+    """Ascending without columns that are `NO_NODE` in every row; rows begin with their first node."""
+    return torch.from_numpy(compacted(nodes.numpy()))
 
 
 def add_likeliest(growth: Growth, nodes: Int[Tensor, "batch frontier"], count: int) -> Int[Tensor, "batch new"]:

@@ -45,8 +45,7 @@ class StaticShape:
         for level in self.levels:
             parents = nodes[:, level.parents]
             offspring = _of_width(growth.propose(parents, level.width), level.width)
-            places = np.broadcast_to(level.places, (len(nodes), len(level.places)))
-            nodes = growth.add_some(parents, offspring, places)
+            nodes = growth.add_some(parents, offspring, level.places[None])
 
 
 def _required_by(path: Path) -> list[Path]:

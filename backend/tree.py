@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 from enum import Enum
-from functools import lru_cache, partial
+from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
@@ -10,11 +10,10 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from backend.arrays import on_host, pick
+from backend.arrays import compiled, on_host
 
 NO_NODE = -1
 WORD_BITS = 64
-NOTHING = (0, NO_NODE, -np.inf, -np.inf, -1, 0)  # what the fields hold at `NO_NODE`
 
 
 class Proposal(Enum):
@@ -66,7 +65,10 @@ class TokenTree:
         tokens: Int[Tensor, "batch new"],
         log_probs: Float[Tensor, "batch new"],
     ) -> "TokenTree":
-        """Append nodes `num_nodes, num_nodes + 1, ...`; a parent of `NO_NODE` leaves that place empty in its row."""
+        """Append nodes `num_nodes, num_nodes + 1, ...`.
+
+        A parent of `NO_NODE` or a log-probability of -inf leaves that place empty in its row.
+        """
         builder = TreeBuilder(self)
         builder.add(*(on_host(values) for values in (parents, tokens, log_probs.float())))
         return builder.tree
@@ -109,7 +111,6 @@ class TreeBuilder:
 
     def __init__(self, tree: TokenTree) -> None:
         self.device = tree.tokens.device
-        self.rows = np.arange(tree.tokens.shape[0])[:, None]
         self.num_nodes, self.height = tree.num_nodes, tree.height
         self._tree: TokenTree | None = tree
         self.fields = Fields(*(on_host(getattr(tree, name)) for name in Fields._fields))
@@ -131,27 +132,20 @@ class TreeBuilder:
         """As `TokenTree.add`; returns the new nodes, `NO_NODE` where a place is left empty."""
         start, self.num_nodes = self.num_nodes, self.num_nodes + new_parents.shape[1]
         self._reserve()
-        tokens, parents, log_probs, path_log_probs, depths, ancestors = self.fields
-        here = np.s_[:, start : self.num_nodes]
-        tokens[here], parents[here], log_probs[here] = new_tokens, new_parents, new_log_probs
-        path_log_probs[here] = pick(path_log_probs, new_parents) + new_log_probs
-        depths[here] = pick(depths, new_parents) + 1
-        ancestors[here] = pick(ancestors, new_parents) | _own_bits(ancestors.shape[2])[start : self.num_nodes]
         self.height += 1
         self._tree = None
-        missing = new_parents == NO_NODE
-        if missing.any():
-            self.has_gaps = True
-            log_probs[here][missing], ancestors[here][missing] = -np.inf, 0
-        return np.where(missing, NO_NODE, np.arange(start, self.num_nodes))
+        nodes = np.empty_like(new_parents)
+        self.has_gaps |= _append(self.fields, start, new_parents, new_tokens, new_log_probs, nodes)
+        return nodes
 
     @property
     def tree(self) -> TokenTree:
         """What has been added so far, on the device."""
         if self._tree is None:
-            num_words = -(-self.num_nodes // WORD_BITS)
-            *flat, ancestors = (values[:, : self.num_nodes] for values in self.fields)
-            tree = TokenTree(*map(torch.from_numpy, (*flat, ancestors[:, :, :num_words])), height=self.height)
+            size, words = self.num_nodes, -(-self.num_nodes // WORD_BITS)
+            *flat, ancestors = self.fields
+            known = (*[values[:, :size] for values in flat], ancestors[:, :size, :words])
+            tree = TokenTree(*map(torch.from_numpy, known), height=self.height)
             self._tree = tree if self.device.type == "cpu" else tree.on(self.device)
         return self._tree
 
@@ -159,27 +153,50 @@ class TreeBuilder:
         """Room for the nodes and one place more. It grows in large steps: each copies everything."""
         if self.fields[0].shape[1] > self.num_nodes:
             return
-        room = WORD_BITS
+        room = 4 * WORD_BITS
         while room <= self.num_nodes:
-            room *= 8
-        self.fields = Fields(*map(partial(_with_room, room), self.fields, NOTHING))
+            room *= 4
+        self.fields = Fields(*_with_room(self.fields, room))
 
 
-def _with_room(room: int, values: np.ndarray, nothing: float | int) -> np.ndarray:
-    shape = (values.shape[0], room) if values.ndim == 2 else (values.shape[0], room, room // WORD_BITS)
-    grown = np.zeros(shape, values.dtype)
-    grown[tuple(map(slice, values.shape))] = values
-    grown[:, -1] = nothing
-    return grown
+@compiled
+def _with_room(fields: Fields, room: int):
+    """Larger copies of the fields; their last place holds what `NO_NODE` finds."""
+    shape, used = (len(fields.tokens), room), fields.tokens.shape[1]
+    tokens, parents, depths = np.empty(shape, np.int64), np.empty(shape, np.int64), np.empty(shape, np.int64)
+    log_probs, path_log_probs = np.empty(shape, np.float32), np.empty(shape, np.float32)
+    ancestors = np.empty((*shape, room // WORD_BITS), np.int64)
+    tokens[:, :used], parents[:, :used], depths[:, :used] = fields.tokens, fields.parents, fields.depths
+    log_probs[:, :used], path_log_probs[:, :used] = fields.log_probs, fields.path_log_probs
+    ancestors[:, :used] = 0
+    ancestors[:, :used, : fields.ancestors.shape[2]] = fields.ancestors
+    tokens[:, -1], parents[:, -1], depths[:, -1] = 0, NO_NODE, -1
+    log_probs[:, -1], path_log_probs[:, -1] = -np.inf, -np.inf
+    ancestors[:, -1] = 0
+    return tokens, parents, log_probs, path_log_probs, depths, ancestors
 
 
-@lru_cache(maxsize=32)
-def _own_bits(num_words: int) -> Int[np.ndarray, "node word"]:
-    """Word by word, the bit of each node that so many words can hold."""
-    node = np.arange(num_words * WORD_BITS)
-    bits = np.zeros((len(node), num_words), dtype=np.int64)
-    bits[node, node // WORD_BITS] = np.int64(1) << (node % WORD_BITS)
-    return bits
+@compiled
+def _append(fields: Fields, start: int, new_parents, new_tokens, new_log_probs, nodes) -> bool:
+    """Write new nodes into the fields, and what they are called into `nodes`; whether a place was left empty."""
+    has_gaps = False
+    for row in range(new_parents.shape[0]):
+        for i in range(new_parents.shape[1]):
+            node, log_prob = start + i, new_log_probs[row, i]
+            exists = new_parents[row, i] != NO_NODE and log_prob != -np.inf
+            parent = new_parents[row, i] if exists else NO_NODE
+            has_gaps |= not exists
+            nodes[row, i] = node if exists else NO_NODE
+            fields.tokens[row, node] = new_tokens[row, i]
+            fields.parents[row, node] = parent
+            fields.log_probs[row, node] = log_prob if exists else -np.inf
+            fields.path_log_probs[row, node] = fields.path_log_probs[row, parent] + fields.log_probs[row, node]
+            fields.depths[row, node] = fields.depths[row, parent] + 1
+            for word in range(fields.ancestors.shape[2]):
+                fields.ancestors[row, node, word] = fields.ancestors[row, parent, word]
+            if exists:
+                fields.ancestors[row, node, node // WORD_BITS] |= np.int64(1) << np.int64(node % WORD_BITS)
+    return has_gaps
 
 
 class Draft(NamedTuple):

@@ -204,7 +204,7 @@ class ClaimsItsTopKWasDrawn(Eagle2):
         return draft._replace(proposal=self.proposal, laws=laws)
 
 
-def worth_of_the_token(growth: Growth, offspring: Offspring, first: Any) -> Any:
+def worth_of_the_token(growth: Growth, offspring: Offspring, first: Any, floor: Any) -> Any:
     return first[:, :, None] * np.exp(on_host(offspring.log_probs))
 
 
