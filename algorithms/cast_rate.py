@@ -13,8 +13,9 @@ from algorithms.base import Drafter
 from algorithms.confidence import Calibration
 from algorithms.cost_aware import CostAware, Counts, Floats, Layer, pooled_order
 from algorithms.growth import Growth
+from algorithms.loops import best_first, reached
 from algorithms.registry import register
-from backend.arrays import pick
+from backend.arrays import compiled
 from backend.costs import CostModel
 from backend.errors import TreebenchError
 from backend.tree import Accepted, Draft
@@ -90,9 +91,9 @@ class CastRate(CostAware):
 
     def path_values(self, growth: Growth, values: list[Floats], first: int) -> Floats:
         builder, new = growth.builder, slice(first, growth.builder.num_nodes)
-        parents = builder.fields.parents[:, new] - (first - values[-1].shape[1])  # all of them in the last level
-        reached = pick(values[-1], np.maximum(parents, 0))
-        return reached * self.calibration.corrected(builder.fields.log_probs[:, new], len(values))
+        chances = self.calibration.corrected(builder.fields.log_probs[:, new], len(values))
+        above = first - values[-1].shape[1]  # all parents are of the last level
+        return reached(builder.fields.parents[:, new], above, values[-1], chances)
 
     def keep(self, layer: Layer, values: list[Floats], depth: int) -> list[int]:
         batch, utility = len(layer.values), layer.utility[:, : self.width].tolist()
@@ -117,16 +118,14 @@ class CastRate(CostAware):
     def _more_to_verify(self, values: list[Floats], kept: list[int]) -> list[float]:
         """Seconds by which the verification grows if each kept node adds one to the best tree so far."""
         batch, most = len(values[0]), self.most(len(values[0]))
-        best = -np.sort(-np.concatenate(values[1:], 1), axis=1)[:, :most]
-        now = self._best_sizes(batch, self.utility(best)).tolist()
+        _, _, sums = best_first(np.concatenate(values[1:], 1), most, 1)
+        now = self._best_sizes(batch, self.shared(sums)).tolist()
         step = self._step(batch, most + 1)
         return [float(step[min(n + k, most)] - step[n]) for n, k in zip(now, kept, strict=True)]
 
     def _best_sizes(self, batch: int, utility: Floats) -> Counts:
         """Exact for these candidates: all sizes are tried, none included."""
-        tokens = np.ones((len(utility), utility.shape[1] + 1))
-        tokens[:, 1:] = (1 + utility) / self.lag
-        return (tokens / (self.spent + self._step(batch, tokens.shape[1]))).argmax(1)
+        return best_sizes(utility, self.spent + self._step(batch, utility.shape[1] + 1), self.lag)
 
     def size(self, batch: int, utility: Floats) -> list[int]:
         return self._best_sizes(batch, utility).tolist()
@@ -156,6 +155,19 @@ class CastRate(CostAware):
         ]
         plain = self._plain_rate(len(emitted))
         self.rate = [max(rate, plain) for rate in self.mean_rate]
+
+
+@compiled
+def best_sizes(utility: Floats, seconds: Floats, lag: float) -> Counts:
+    """The number of nodes with most tokens per second, for each group; `seconds` of 0, 1, ... of them."""
+    sizes = np.zeros(len(utility), np.int64)
+    for group in range(len(utility)):
+        best = 1 / seconds[0]
+        for k in range(1, len(seconds)):
+            rate = (1 + utility[group, k - 1]) / lag / seconds[k]
+            if rate > best:
+                sizes[group], best = k, rate
+    return sizes
 
 
 def slowest_of(rows: int) -> float:

@@ -6,16 +6,22 @@ import numpy as np
 from jaxtyping import Float
 from numpy.typing import NDArray
 
-from backend.arrays import on_host, pick
-from backend.tree import NO_NODE, Accepted, Draft
+from backend.arrays import compiled, on_host
+from backend.tree import Accepted, Draft
 
 Floats = NDArray[np.float64]
-HALVINGS = -1 / np.log(2.0)  # times a log-probability: how often 1 is halved
+HALVING = -np.log(2.0)  # of a log-probability
 BINS = 12  # of a draft probability p: bin b holds 2^-(b + 1) < p <= 2^-b, the last one all below
 
 
-def bins_of(log_probs: Float[np.ndarray, "..."]) -> NDArray[np.int64]:
-    return np.minimum(log_probs * HALVINGS, BINS - 1).astype(np.int64)
+@compiled
+def bin_of(log_prob: float) -> int:
+    return int(min(log_prob / HALVING, BINS - 1))
+
+
+@compiled
+def bins_of(log_probs: Float[np.ndarray, " node"]) -> NDArray[np.int64]:
+    return np.array([bin_of(log_prob) for log_prob in log_probs], dtype=np.int64)
 
 
 class Calibration:
@@ -43,24 +49,35 @@ class Calibration:
 
     def corrected(self, log_probs: Float[np.ndarray, "row node"], depth: int) -> Floats:
         """Chances of nodes of one depth (1: below the root), given that their parents were accepted."""
-        chances = np.exp(log_probs, dtype=np.float64)
-        chances *= pick(self.ratios[:, min(depth, len(self.prior)) - 1], bins_of(log_probs))
-        return np.minimum(chances, 1.0, out=chances)
+        return _corrected(log_probs, self.ratios[:, min(depth, len(self.prior)) - 1])
 
     def learn(self, draft: Draft, accepted: Accepted) -> None:
         """Count what was verified below an accepted node; finished rows say nothing."""
         tree = draft.tree
-        nodes, parents, depths = (on_host(x) for x in (draft.nodes, tree.parents, tree.depths))
-        log_probs, path = on_host(tree.log_probs), on_host(accepted.path)
-        on_path = np.zeros((len(parents), parents.shape[1] + 1), dtype=bool)
-        np.put_along_axis(on_path, np.where(path == NO_NODE, parents.shape[1], path), True, axis=1)
-        on_path[:, -1] = False
-        rows, places = np.nonzero(nodes > 0)
-        tried = nodes[rows, places]
-        below = on_path[rows, parents[rows, tried]]
-        rows, tried = rows[below], tried[below]
-        group = rows if len(self.ratios) > 1 else np.zeros_like(rows)
-        cell = (group, np.minimum(depths[rows, tried], len(self.prior)) - 1, bins_of(log_probs[rows, tried]))
-        np.add.at(self.expected, cell, np.exp(log_probs[rows, tried], dtype=np.float64))
-        np.add.at(self.accepted, cell, on_path[rows, tried].astype(float))
+        arrays = (on_host(x) for x in (draft.nodes, tree.parents, tree.depths, tree.log_probs, accepted.path))
+        _count(self.expected, self.accepted, *arrays)
         self._update()
+
+
+@compiled
+def _corrected(log_probs: Float[np.ndarray, "row node"], ratios: Float[np.ndarray, "group bin"]) -> Floats:
+    chances = np.empty(log_probs.shape)
+    for row, i in np.ndindex(log_probs.shape):
+        log_prob = np.float64(log_probs[row, i])
+        chances[row, i] = min(1.0, np.exp(log_prob) * ratios[row % len(ratios), bin_of(log_prob)])
+    return chances
+
+
+@compiled
+def _count(expected: Floats, accepted: Floats, nodes, parents, depths, log_probs, path) -> None:
+    """Add to the counts, (group, depth, bin), what was verified below an accepted node."""
+    for row in range(len(nodes)):
+        on_path = np.zeros(parents.shape[1] + 1, np.bool_)
+        on_path[path[row]] = True
+        on_path[-1] = False  # of padding
+        for node in nodes[row]:
+            if node > 0 and on_path[parents[row, node]]:
+                depth, log_prob = min(depths[row, node], expected.shape[1]) - 1, np.float64(log_probs[row, node])
+                cell = (row % len(expected), depth, bin_of(log_prob))
+                expected[cell] += np.exp(log_prob)
+                accepted[cell] += on_path[node]

@@ -11,8 +11,8 @@ from torch import Tensor
 
 from algorithms.base import Drafter, TreeAlgorithm
 from algorithms.growth import Children, Growth
+from algorithms.loops import best_first, first_of_each
 from algorithms.prices import Prices, Sequences
-from backend.arrays import pick
 from backend.costs import CostModel
 from backend.errors import TreebenchError
 from backend.random import RandomStream
@@ -123,13 +123,11 @@ class CostAware(TreeAlgorithm):
         return max(1, min(self.budget, self.batch_budget // batch - 1))
 
     def _layer(self, values: Floats, first: int) -> Layer:
-        order = (-values).argsort(1, kind="stable")[:, : self.budget]
-        ordered = pick(values, order)
-        return Layer(order + first, ordered, self.utility(ordered))
+        nodes, ordered, sums = best_first(values, self.budget, first)
+        return Layer(nodes, ordered, self.shared(sums))
 
-    def utility(self, ordered: Floats) -> Floats:
-        """As in `Layer`."""
-        sums = ordered.cumsum(1)
+    def shared(self, sums: Floats) -> Floats:
+        """Per group, from each row's."""
         return sums if self.rows == "own" else self.sequences.mean(sums)
 
     def _roots(self, drafts: list[bool], root: Int[Tensor, "batch 1"]) -> Int[Tensor, "batch 1"]:
@@ -138,12 +136,7 @@ class CostAware(TreeAlgorithm):
 
     def _best(self, layer: Layer, wanted: list[int]) -> Int[Tensor, "batch kept"]:
         """The first of each row, as many as its group says."""
-        widest = max(1, *wanted)
-        nodes, values = layer.nodes[:, :widest], layer.values[:, :widest]
-        if min(wanted) < widest or values[:, -1].min() <= 0:
-            is_wanted = np.arange(widest) < np.array(wanted)[:, None]
-            nodes = np.where(is_wanted & (values > 0), nodes, NO_NODE)
-        return torch.from_numpy(nodes)
+        return torch.from_numpy(first_of_each(layer.nodes, layer.values, np.array(wanted)))
 
     def _pay(self, batch: int, width: int) -> None:
         self.spent += float(self.prices.draft(batch, self.sequences.context + self.expanded, width)[-1])

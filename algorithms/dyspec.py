@@ -10,7 +10,7 @@ from torch import Tensor
 from algorithms.base import Drafter, TreeAlgorithm
 from algorithms.growth import Children, Growth, Offspring
 from algorithms.registry import register
-from algorithms.slots import best_nodes, fill_best, first_slot_values, slot_values, worth_expanding
+from algorithms.slots import Filled, best_nodes, fill_best, first_slot_values, slot_values, worth_expanding
 from backend.errors import TreebenchError
 from backend.random import RandomStream
 from backend.tree import NO_NODE, Draft, TokenTree
@@ -61,14 +61,14 @@ class DySpec(TreeAlgorithm):
 
     def _layerwise(self, growth: Growth) -> Int[Tensor, "batch kept"]:
         frontier, first = growth.root, _of_root(growth)
-        values, floor = first, first * np.nextafter(np.float32(self.threshold), np.float32(0))  # slots must exceed it
+        least = np.nextafter(np.float32(self.threshold), np.float32(0))  # slots must exceed it
+        filled = Filled(first, least * first)
         while frontier.shape[1]:
             offspring = growth.propose(frontier, self.budget)
-            slots = slot_values(growth, offspring, first, floor)
-            new, filled = fill_best(growth, frontier, offspring, slots, self.budget)
-            values = np.concatenate([values, filled], 1)
-            frontier, first, floor = worth_expanding(growth, new, values, floor, self.budget)
-        return best_nodes(values, self.budget)
+            slots = slot_values(growth, offspring, first, filled.floor)
+            new, values = fill_best(growth, frontier, offspring, slots, self.budget)
+            frontier, first, filled = worth_expanding(growth, new, values, filled, self.budget)
+        return best_nodes(filled.values, self.budget)
 
     def _algorithm1(self, growth: Growth) -> Int[Tensor, "batch kept"]:
         """The paper's loop: pop the best slot, draw its token, push its child's slots; siblings wait in the heap."""

@@ -150,7 +150,7 @@ class Growth:
         return Draft(self.tree, nodes.to(device), proposal, laws, self._law_places(nodes).to(device))
 
     def _law_places(self, nodes: Int[Tensor, "batch width"]) -> Int[Tensor, "batch width"]:
-        expanded = np.concatenate([on_host(some) for some in self.law_nodes], 1)
+        expanded = np.concatenate([some.numpy() for some in self.law_nodes], 1)
         return torch.from_numpy(places_in(expanded, nodes.numpy(), self.builder.num_nodes))
 
 

@@ -36,6 +36,44 @@ def best_places(values: Values, count: int) -> Nodes:
 
 
 @compiled
+def best_first(values: Values, count: int, first: int) -> tuple[Nodes, Values, Values]:
+    """The nodes of the `count` largest values, largest first, where they are numbered from `first` on.
+
+    Also gives these values and their prefix sums. Ties go to the earlier node.
+    """
+    places = best_places(values, count)
+    nodes, ordered = np.empty_like(places), np.empty(places.shape, values.dtype)
+    sums = np.empty_like(ordered)
+    for row in range(len(values)):
+        best = values[row][places[row]]
+        order = np.argsort(-best, kind="mergesort")  # the stable one
+        nodes[row], ordered[row] = places[row][order] + first, best[order]
+        sums[row] = ordered[row].cumsum()
+    return nodes, ordered, sums
+
+
+@compiled
+def first_of_each(nodes: Nodes, values: Values, counts: Int[np.ndarray, " group"]) -> Nodes:
+    """The first nodes of each row that are worth anything, as many as its group wants; at least one column."""
+    first = np.full((len(nodes), max(1, counts.max())), NO_NODE)
+    for row in range(len(nodes)):
+        for i in range(min(counts[row % len(counts)], nodes.shape[1])):
+            if values[row, i] > 0:
+                first[row, i] = nodes[row, i]
+    return first
+
+
+@compiled
+def reached(parents: Nodes, first: int, above: Values, chances: Values) -> Values:
+    """Path probabilities of a level: each node's chance times that of its parent, in `above` from node `first` on."""
+    values = np.zeros_like(chances)
+    for row, i in np.ndindex(parents.shape):
+        if parents[row, i] != NO_NODE:
+            values[row, i] = above[row, parents[row, i] - first] * chances[row, i]
+    return values
+
+
+@compiled
 def compacted(nodes: Nodes) -> Nodes:
     """Ascending, without columns that are `NO_NODE` in every row; rows begin with their first node."""
     counts = (nodes != NO_NODE).sum(1)
@@ -132,17 +170,21 @@ def raised(floor: Floor, values: Values, budget: int) -> Floor:
 
 @compiled
 def worth_expanding(
-    path_log_probs: Values, nodes: Nodes, values: Values, floor: Floor, budget: int
-) -> tuple[Nodes, Values, Floor]:
-    """Of the last nodes of `values`: those whose first slot exceeds the raised floor, `NO_NODE` after; slot, floor."""
+    path_log_probs: Values, nodes: Nodes, filled: Values, values: Values, floor: Floor, budget: int
+) -> tuple[Nodes, Values, Values, Floor]:
+    """Of new nodes in slots worth `filled`: those whose first slot exceeds the raised floor, and what that is worth.
+
+    Also gives the values of all slots so far, and that floor.
+    """
+    values = np.concatenate((values, filled), axis=1)
     floor = raised(floor, values, budget)
-    worth = first_slot_values(path_log_probs, nodes, values[:, values.shape[1] - nodes.shape[1] :])
+    worth = first_slot_values(path_log_probs, nodes, filled)
     counts = np.array([(worth[row] > floor[row, 0]).sum() for row in range(len(worth))])
     kept, first = np.full((len(worth), counts.max()), NO_NODE), np.zeros((len(worth), counts.max()), worth.dtype)
     for row, count in enumerate(counts):
         above = worth[row] > floor[row, 0]
         kept[row, :count], first[row, :count] = nodes[row][above], worth[row][above]
-    return kept, first, floor
+    return kept, first, values, floor
 
 
 @compiled

@@ -1,5 +1,7 @@
 """Slots: places for a next child, valued before the token that would fill them is known (DySpec, section 4)."""
 
+from typing import NamedTuple
+
 import numpy as np
 import torch
 from jaxtyping import Float, Int
@@ -41,20 +43,23 @@ def fill_best(
     return torch.from_numpy(growth.builder.add(*candidates)), values
 
 
-def worth_expanding(
-    growth: Growth,
-    nodes: Int[Tensor, "batch new"],
-    values: Float[np.ndarray, "batch node"],
-    floor: Float[np.ndarray, "batch 1"],
-    budget: int,
-) -> tuple[Int[Tensor, "batch kept"], Float[np.ndarray, "batch kept"], Float[np.ndarray, "batch 1"]]:
-    """Of the last nodes, those whose first slot would be among the `budget` best so far and above `floor`.
+class Filled(NamedTuple):
+    """Values of the slots of all nodes so far, the root's first, and what another slot must exceed."""
 
-    Also gives these slots' values and what a slot must exceed from now on. Rows are padded with `NO_NODE` and 0.
+    values: Float[np.ndarray, "batch node"]
+    floor: Float[np.ndarray, "batch 1"]
+
+
+def worth_expanding(
+    growth: Growth, new: Int[Tensor, "batch new"], values: Float[np.ndarray, "batch new"], filled: Filled, budget: int
+) -> tuple[Int[Tensor, "batch kept"], Float[np.ndarray, "batch kept"], Filled]:
+    """The new nodes whose first slot would be among the `budget` best so far, and its value.
+
+    Rows are padded with `NO_NODE` and 0.
     """
     reached = growth.builder.fields.path_log_probs
-    kept, first, floor = loops.worth_expanding(reached, nodes.numpy(), values, floor, budget)
-    return torch.from_numpy(kept), first, floor
+    kept, first, *now = loops.worth_expanding(reached, new.numpy(), values, *filled, budget)
+    return torch.from_numpy(kept), first, Filled(*now)
 
 
 def best_nodes(values: Float[np.ndarray, "batch node"], budget: int) -> Int[Tensor, "batch kept"]:

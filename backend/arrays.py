@@ -2,7 +2,7 @@
 
 import inspect
 from collections.abc import Callable
-from typing import ParamSpec, TypeVar
+from typing import Any, ParamSpec, TypeVar, cast
 
 import numpy as np
 from jaxtyping import Int, Shaped
@@ -19,11 +19,11 @@ def compiled(loop: Callable[Arguments, Result]) -> Callable[Arguments, Result]:
     The first call with new types of arguments compiles, for about a second, and keeps the code on disk: beside the
     source, in the user's cache, or in `NUMBA_CACHE_DIR`. Annotations are for the reader; nothing checks them.
     """
-    plain = inspect.unwrap(loop)
+    jit, plain = cast(Any, njit), inspect.unwrap(loop)
     try:
-        return njit(plain, cache=True)
+        return jit(plain, cache=True)
     except RuntimeError:  # none of these places can be written
-        return njit(plain)
+        return jit(plain)
 
 
 def pick(

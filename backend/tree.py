@@ -10,10 +10,8 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from backend.arrays import compiled, on_host
-
-NO_NODE = -1
-WORD_BITS = 64
+from backend.arrays import on_host
+from backend.fields import NO_NODE, WORD_BITS, Fields, append, with_room
 
 
 class Proposal(Enum):
@@ -90,17 +88,6 @@ def _root_fields(batch: int, device: torch.device) -> tuple[Tensor, ...]:
     return zeros + NO_NODE, log_probs, log_probs, zeros, zeros[:, :, None] + 1
 
 
-class Fields(NamedTuple):
-    """A tree's tensors as arrays (batch, place, ...) on the host, with room behind the last node."""
-
-    tokens: np.ndarray
-    parents: np.ndarray
-    log_probs: np.ndarray
-    path_log_probs: np.ndarray
-    depths: np.ndarray
-    ancestors: np.ndarray
-
-
 class TreeBuilder:
     """A tree in the making, in arrays on the host: a tree is many tiny steps, which cost least there.
 
@@ -135,7 +122,7 @@ class TreeBuilder:
         self.height += 1
         self._tree = None
         nodes = np.empty_like(new_parents)
-        self.has_gaps |= _append(self.fields, start, new_parents, new_tokens, new_log_probs, nodes)
+        self.has_gaps |= append(self.fields, start, new_parents, new_tokens, new_log_probs, nodes)
         return nodes
 
     @property
@@ -156,47 +143,7 @@ class TreeBuilder:
         room = 4 * WORD_BITS
         while room <= self.num_nodes:
             room *= 4
-        self.fields = Fields(*_with_room(self.fields, room))
-
-
-@compiled
-def _with_room(fields: Fields, room: int):
-    """Larger copies of the fields; their last place holds what `NO_NODE` finds."""
-    shape, used = (len(fields.tokens), room), fields.tokens.shape[1]
-    tokens, parents, depths = np.empty(shape, np.int64), np.empty(shape, np.int64), np.empty(shape, np.int64)
-    log_probs, path_log_probs = np.empty(shape, np.float32), np.empty(shape, np.float32)
-    ancestors = np.empty((*shape, room // WORD_BITS), np.int64)
-    tokens[:, :used], parents[:, :used], depths[:, :used] = fields.tokens, fields.parents, fields.depths
-    log_probs[:, :used], path_log_probs[:, :used] = fields.log_probs, fields.path_log_probs
-    ancestors[:, :used] = 0
-    ancestors[:, :used, : fields.ancestors.shape[2]] = fields.ancestors
-    tokens[:, -1], parents[:, -1], depths[:, -1] = 0, NO_NODE, -1
-    log_probs[:, -1], path_log_probs[:, -1] = -np.inf, -np.inf
-    ancestors[:, -1] = 0
-    return tokens, parents, log_probs, path_log_probs, depths, ancestors
-
-
-@compiled
-def _append(fields: Fields, start: int, new_parents, new_tokens, new_log_probs, nodes) -> bool:
-    """Write new nodes into the fields, and what they are called into `nodes`; whether a place was left empty."""
-    has_gaps = False
-    for row in range(new_parents.shape[0]):
-        for i in range(new_parents.shape[1]):
-            node, log_prob = start + i, new_log_probs[row, i]
-            exists = new_parents[row, i] != NO_NODE and log_prob != -np.inf
-            parent = new_parents[row, i] if exists else NO_NODE
-            has_gaps |= not exists
-            nodes[row, i] = node if exists else NO_NODE
-            fields.tokens[row, node] = new_tokens[row, i]
-            fields.parents[row, node] = parent
-            fields.log_probs[row, node] = log_prob if exists else -np.inf
-            fields.path_log_probs[row, node] = fields.path_log_probs[row, parent] + fields.log_probs[row, node]
-            fields.depths[row, node] = fields.depths[row, parent] + 1
-            for word in range(fields.ancestors.shape[2]):
-                fields.ancestors[row, node, word] = fields.ancestors[row, parent, word]
-            if exists:
-                fields.ancestors[row, node, node // WORD_BITS] |= np.int64(1) << np.int64(node % WORD_BITS)
-    return has_gaps
+        self.fields = Fields(*with_room(self.fields, room))
 
 
 class Draft(NamedTuple):

@@ -1,8 +1,8 @@
 """What does growing a tree cost besides its draft forwards? One row per policy and tree size, batch 1.
 
 Run `OMP_NUM_THREADS=1 python -m benchmarks.growth`. The drafter is a stub that hands out laws made beforehand over a
-small vocabulary; the column `growth` leaves out its answers and what runs over a vocabulary (top-k, draws). It counts
-all else in a step: the stream of random numbers, the tree that every draft call is handed, and the draft.
+small vocabulary; the column `growth` leaves out its answers and what runs over a vocabulary (top-k, draws and their
+random numbers). It counts all else in a step: the tree that every draft call is handed, the choices, and the draft.
 """
 
 import argparse

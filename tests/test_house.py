@@ -86,3 +86,27 @@ def test_only_the_prompt_loader_imports_hugging_face_datasets():
 @pytest.mark.parametrize("path", sorted((ROOT / "conf").rglob("*.yaml")), ids=name_of)
 def test_every_config_file_begins_with_a_comment(path):
     assert path.read_text().startswith("#")
+
+
+def compiled_functions(source: str) -> dict[str, ast.FunctionDef]:
+    functions = (node for node in ast.parse(source).body if isinstance(node, ast.FunctionDef))
+    return {f.name: f for f in functions if any(getattr(d, "id", None) == "compiled" for d in f.decorator_list)}
+
+
+def calls_of_other_files(source: str, compiled: set[str]) -> set[str]:
+    """Compiled functions of other files that compiled ones call: their code on disk would outlive a change there."""
+    own = compiled_functions(source)
+    names = {node.id for function in own.values() for node in ast.walk(function) if isinstance(node, ast.Name)}
+    return (names & compiled) - own.keys()
+
+
+def test_compiled_functions_call_those_of_their_own_file_only():
+    sources = [path.read_text() for path in SOURCES]
+    compiled = {name for source in sources for name in compiled_functions(source)}
+    assert {"best_places", "bins_of", "append"} <= compiled
+    assert [calls_of_other_files(source, compiled) for source in sources] == [set()] * len(sources)
+
+
+def test_a_call_of_another_files_compiled_function_is_found():
+    source = "@compiled\ndef here(x):\n    return there(x)\n\ndef plain(x):\n    return elsewhere(x)\n"
+    assert calls_of_other_files(source, {"here", "there", "elsewhere"}) == {"there"}
