@@ -4,6 +4,7 @@ With time in target steps, CAST's three thresholds are guesses of the speedup th
 """
 
 from collections.abc import Sequence
+from math import inf
 from statistics import NormalDist
 from typing import Any
 
@@ -31,8 +32,9 @@ class CastRate(CostAware):
     the whole next level, with the verification that it causes; size: the exact maximum of tokens over seconds for the
     candidates at hand, 0 included. The rate is the mean of tokens per modelled second over past steps, of which each
     counts `memory` times the next; it starts at plain decoding's and is never less, as that is at hand. What a level
-    yields per unit of the last one is averaged alike. Where nothing is worth drafting, every `explore_every`-th step
-    drafts all the same (null: none).
+    yields per unit of the last one is averaged alike. A step drafts if trees have lately been worth more, beyond plain
+    decoding, than their first level costs; that mean begins with one node that is accepted. Where it does not pay, a
+    step drafts all the same after 2, 4, 8 and at last every `explore_every` steps (null: none does).
     A batch that is decoded to its end waits for its last row: `spread` is the standard deviation of a row's tokens per
     step over a whole answer, per mean, and what a tree yields is divided by what the slowest row is behind by it.
     `calibration` corrects q by what was accepted; `ratios` are its first guess and `strength` their weight.
@@ -62,14 +64,19 @@ class CastRate(CostAware):
         self.rate: list[float] = []  # what a second is worth
         self.yields: list[float] = []
         self.last: list[float] = []  # utility of the nodes that were expanded last
-        self.idle = 0
+        self.gains: list[float] = []  # tokens that drafted trees are worth beyond plain decoding and what they cost
+        self.drafted: list[int] = []  # steps that this is the mean of
+        self.idle: list[int] = []  # steps without a draft
+        self.patience: list[float] = []  # how many of them are enough
 
     def forget(self, batch: int, groups: int) -> None:
         self.calibration.forget(groups)
         self.mean_rate = self.rate = [self._plain_rate(batch)] * groups
         self.lag = 1 + self.spread * slowest_of(batch)
         self.yields = [1.0] * groups
-        self.idle = 0
+        plain, verified = self._step(batch, 2).tolist()
+        self.gains, self.drafted = [2 / self.lag - 1 - (verified - plain) / plain] * groups, [0] * groups
+        self.idle, self.patience = [0] * groups, [inf] * groups
 
     def _step(self, batch: int, widest: int) -> Floats:
         return self.prices.step(batch, self.sequences.context, widest)
@@ -77,17 +84,24 @@ class CastRate(CostAware):
     def _plain_rate(self, batch: int) -> float:
         return 1.0 / float(self._step(batch, 1)[0])
 
+    def _first_level(self, batch: int) -> float:
+        return float(self.prices.draft(batch, self.sequences.context, 1)[0])
+
     def begin(self, batch: int) -> list[bool]:
         """A first level is drafted where it pays on the record so far."""
         self.last = [1.0] * len(self.rate)
-        plain, verified = self._step(batch, 2).tolist()
-        seconds = float(self.prices.draft(batch, self.sequences.context, 1)[0]) + verified - plain
-        drafts = [(1 + more) / self.lag - 1 > rate * seconds for more, rate in zip(self.yields, self.rate, strict=True)]
-        self.idle = 0 if any(drafts) else self.idle + 1
-        if not self.explore_every or self.idle < self.explore_every:
-            return drafts
-        self.idle = 0
-        return [True] * len(drafts)
+        seconds = self._first_level(batch)
+        return [self._drafts(group, gain > self.rate[group] * seconds) for group, gain in enumerate(self.gains)]
+
+    def _drafts(self, group: int, pays: bool) -> bool:
+        if pays:
+            self.idle[group], self.patience[group] = 0, 2
+            return True
+        self.idle[group] += 1
+        if not self.explore_every or self.idle[group] < min(self.patience[group], self.explore_every):
+            return False
+        self.idle[group], self.patience[group] = 0, 2 * self.patience[group]
+        return True
 
     def path_values(self, growth: Growth, values: list[Floats], first: int) -> Floats:
         builder, new = growth.builder, slice(first, growth.builder.num_nodes)
@@ -128,7 +142,19 @@ class CastRate(CostAware):
         return best_sizes(utility, self.spent + self._step(batch, utility.shape[1] + 1), self.lag)
 
     def size(self, batch: int, utility: Floats) -> list[int]:
-        return self._best_sizes(batch, utility).tolist()
+        sizes, step = self._best_sizes(batch, utility).tolist(), self._step(batch, utility.shape[1] + 1)
+        for group, k in enumerate(sizes):
+            if utility[group, 0] > 0:
+                tokens = (1 + float(utility[group, k - 1])) / self.lag if k else 1.0
+                self._note_gain(group, tokens, float(step[k] - step[0]) - self._first_level(batch))
+        return sizes
+
+    def _note_gain(self, group: int, tokens: float, seconds: float) -> None:
+        """What the tree of this step was worth; `seconds` beyond those of its levels."""
+        self.drafted[group] += 1
+        weight = max(1 - self.memory, 1 / (1 + self.drafted[group]))
+        gain = tokens - 1 - self.rate[group] * (self.spent + seconds)
+        self.gains[group] += weight * (gain - self.gains[group])
 
     def pooled_size(self, values: Floats) -> list[int]:
         """As many of all rows' nodes as maximise the rate, where a forward costs what its mean width does."""
@@ -137,7 +163,9 @@ class CastRate(CostAware):
         tokens = np.concatenate([[1.0], (1 + ordered.cumsum() / batch) / self.lag])
         widths = 1 + np.arange(len(tokens)) / batch
         seconds = np.interp(widths, np.arange(1, most + 2), self._step(batch, most + 1))
-        return np.bincount(rows[: (tokens / (self.spent + seconds)).argmax()], minlength=batch).tolist()
+        total = int((tokens / (self.spent + seconds)).argmax())
+        self._note_gain(0, float(tokens[total]), float(seconds[total] - seconds[0]) - self._first_level(batch))
+        return np.bincount(rows[:total], minlength=batch).tolist()
 
     def observe(self, draft: Draft, accepted: Accepted) -> None:
         super().observe(draft, accepted)
