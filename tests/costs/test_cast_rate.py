@@ -84,6 +84,26 @@ def test_every_so_often_a_draft_is_made_all_the_same():
     assert all(nodes_of(grow(never)) == [0] for _ in range(40))
 
 
+def drafting_steps(laws: tuple[float, ...], steps: int = 80, **options: object) -> list[int]:
+    """Steps that drafted, where a verified token costs half a step and a draft a tenth."""
+    drafter = TableDrafter(same_everywhere(*laws))
+    algorithm = create("cast_rate", drafter, options_of("cast_rate", {}) | options, affine(0.5, draft=0.1))
+    calls = [0]
+    for _ in range(steps):
+        draft = grow(algorithm)
+        nodes = draft.nodes[:, : 2 if draft.nodes.shape[1] > 1 else 1]  # the best drafted token is accepted
+        algorithm.observe(draft, Accepted(nodes, torch.zeros_like(nodes[:, 0])))
+        calls.append(drafter.calls)
+    return [step for step, (a, b) in enumerate(pairwise(calls)) if b > a]
+
+
+def test_drafts_of_which_nothing_is_worth_verifying_are_given_up_step_by_step():
+    """Five children of 0.2 would be accepted together as often as one of 1, but each costs more than it yields."""
+    assert drafting_steps((0.2,) * 5) == [0, 1, 2, 3, 5, 9, 17, 33, 65]
+    assert drafting_steps((0.2,) * 5, explore_every=None) == [0, 1, 2, 3]
+    assert drafting_steps((0.9, 0.1)) == list(range(80))
+
+
 def rejected(draft: Draft) -> Accepted:
     return Accepted(torch.zeros(draft.nodes.shape[0], 1, dtype=torch.int64), torch.zeros_like(draft.nodes[:, 0]))
 
