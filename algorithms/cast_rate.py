@@ -146,14 +146,14 @@ class CastRate(CostAware):
         for group, k in enumerate(sizes):
             if utility[group, 0] > 0:
                 tokens = (1 + float(utility[group, k - 1])) / self.lag if k else 1.0
-                self._note_gain(group, tokens, float(step[k] - step[0]) - self._first_level(batch))
+                self._note_gain(group, batch, tokens, float(step[k] - step[0]))
         return sizes
 
-    def _note_gain(self, group: int, tokens: float, seconds: float) -> None:
-        """What the tree of this step was worth; `seconds` beyond those of its levels."""
+    def _note_gain(self, group: int, batch: int, tokens: float, more_to_verify: float) -> None:
+        """What the tree of this step was worth, all but its first level paid."""
         self.drafted[group] += 1
         weight = max(1 - self.memory, 1 / (1 + self.drafted[group]))
-        gain = tokens - 1 - self.rate[group] * (self.spent + seconds)
+        gain = tokens - 1 - self.rate[group] * (self.spent + more_to_verify - self._first_level(batch))
         self.gains[group] += weight * (gain - self.gains[group])
 
     def pooled_size(self, values: Floats) -> list[int]:
@@ -164,7 +164,7 @@ class CastRate(CostAware):
         widths = 1 + np.arange(len(tokens)) / batch
         seconds = np.interp(widths, np.arange(1, most + 2), self._step(batch, most + 1))
         total = int((tokens / (self.spent + seconds)).argmax())
-        self._note_gain(0, float(tokens[total]), float(seconds[total] - seconds[0]) - self._first_level(batch))
+        self._note_gain(0, batch, float(tokens[total]), float(seconds[total] - seconds[0]))
         return np.bincount(rows[:total], minlength=batch).tolist()
 
     def observe(self, draft: Draft, accepted: Accepted) -> None:

@@ -135,19 +135,15 @@ def best_slots(
     slots: LogProbs, budget: int, frontier: Frontier, tokens: Tokens, log_probs: LogProbs
 ) -> tuple[Values, np.ndarray, np.ndarray, np.ndarray]:
     """Values, parents, tokens and log-probabilities of the `budget` best ones above 0; parent `NO_NODE` at padding."""
-    batch, _, width = slots.shape
-    counts = np.array([min(budget, (slots[row] > 0).sum()) for row in range(batch)])
-    values, parents = np.zeros((batch, counts.max()), slots.dtype), np.full((batch, counts.max()), NO_NODE)
-    chosen, chances = np.zeros(values.shape, np.int64), np.zeros(values.shape, np.float32)
-    for row in range(batch):
-        places = np.flatnonzero(slots[row] > 0)
-        if len(places) > budget:
-            places = places[best_places(slots[row].ravel()[places].reshape(1, -1), budget)[0]]
-        for i, place in enumerate(places):
-            node, child = place // width, place % width
-            values[row, i], parents[row, i] = slots[row, node, child], frontier[row, node]
-            chosen[row, i], chances[row, i] = tokens[row, node, child], log_probs[row, node, child]
-    return values, parents, chosen, chances
+    counts = np.array([min(budget, (slots[row] > 0).sum()) for row in range(len(slots))])
+    places, values = np.full((len(slots), counts.max()), NO_NODE), np.zeros((len(slots), counts.max()), slots.dtype)
+    for row, count in enumerate(counts):
+        flat = slots[row].ravel()
+        chosen = np.flatnonzero(flat > 0)
+        if len(chosen) > budget:
+            chosen = chosen[best_places(flat[chosen].reshape(1, -1), budget)[0]]
+        places[row, :count], values[row, :count] = chosen, flat[chosen]
+    return (values, *candidates_at(places, frontier, tokens, log_probs))
 
 
 @compiled

@@ -28,12 +28,14 @@ CONTEXT = 150
 @torch.inference_mode()
 def measure(pieces: Pieces, clock: Stopwatch, rounds: int) -> dict[str, list[tuple[float, float]]]:
     """Seconds of a draft level and of a target forward, one pair per round."""
-    drafts, verifications = pieces.draft(1), pieces.verify(1, commits_to_drafter=False)
+    drafts, verifications = (
+        pieces.draft(1, before=clock.stage_seconds.clear),
+        pieces.verify(1, commits_to_drafter=False),
+    )
     found: dict[str, list[tuple[float, float]]] = {"forwards": [], "whole": []}
     for _ in metered(range(rounds + WARM_UPS), "rounds", rounds + WARM_UPS):
-        clock.stage_seconds.clear()
         level = next(drafts)[0]
-        inside = clock.stage_seconds["forward"] / 2  # of two levels: the root is expanded before the clock starts
+        inside = clock.stage_seconds["forward"]
         clock.stage_seconds.clear()
         target = next(verifications)[0]
         found["forwards"].append((inside, clock.stage_seconds["forward"]))

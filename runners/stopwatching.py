@@ -1,6 +1,6 @@
 """Times the pieces of a step on the very objects that the benchmark decodes with."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import torch
 
@@ -65,8 +65,11 @@ class Pieces:
             self.target.settle()
             yield forward - start, self.clock.now() - forward
 
-    def draft(self, width: int) -> Iterator[tuple[float, ...]]:
-        """Endless seconds of drafting the children of `width` nodes, which are children of the root themselves."""
+    def draft(self, width: int, before: Callable[[], object] = tuple) -> Iterator[tuple[float, ...]]:
+        """Endless seconds of drafting the children of `width` nodes, which are children of the root themselves.
+
+        `before` is called each time, after the root was expanded and before the clock starts.
+        """
         assert self.drafter is not None
         while True:
             self.restart(drafter_too=True)
@@ -74,6 +77,7 @@ class Pieces:
             growth = Growth(self.star(width), self.drafter, Children.named("top_k", 1.0), random)
             self.drafter.expand(growth.tree, growth.root)
             frontier = growth.nodes[:, 1:]
+            before()
             start = self.clock.now()
             growth.expand(frontier, CHILDREN)
             yield (self.clock.now() - start,)
